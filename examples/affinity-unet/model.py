@@ -1,0 +1,1 @@
+../../segflow/models/affinity-snemi3d/model.py
