@@ -1,0 +1,1 @@
+"""The commands, one file each: ``read_tif.py`` is ``read-tif``."""

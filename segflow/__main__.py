@@ -1,0 +1,5 @@
+"""Run segflow as a module."""
+
+from segflow.cli.main import main
+
+main()
