@@ -1,0 +1,1 @@
+"""Tasks: boxes made from sizes, timing logs and their summary."""
