@@ -73,6 +73,7 @@ class State(dict[str, Any]):
         self.log: list[Record] = []
         self.skipped: str | None = None
         self.skip_to: str | None = None
+        self.resumed = False
         self.error: BaseException | None = None
         self.lease: Any = None
 

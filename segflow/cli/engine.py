@@ -1,0 +1,254 @@
+"""Run a chain: check it, stream states through its steps, time them, place their errors."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from segflow.cli.operator import NameOption, Operator
+from segflow.cli.plan import UNKNOWN, Plan, Spec
+from segflow.errors import SegflowError, UsageError, did_you_mean
+from segflow.state import Record, Run, State
+
+log = logging.getLogger("segflow")
+
+
+@dataclass
+class Step:
+    """One operator of a chain with its options."""
+
+    number: int
+    name: str  # the command's name
+    operator: Operator
+    options: dict[str, Any]  # values as click parsed them; chunk names where chunks are passed
+    names: list[NameOption]
+    title: str = ""  # --name, else the command's name
+    words: list[str] = field(default_factory=list)  # the step as canonical shell words
+
+    def named(self, *roles: str) -> dict[str, list[str]]:
+        """Give option -> chunk names, for the roles in, ins and out."""
+        found = {}
+        for parameter in self.names:
+            value = self.options.get(parameter.name or "")
+            if parameter.role in roles and value:
+                parts = [p.strip() for p in value.split(",")] if parameter.role == "ins" else [value]
+                found[str(parameter.name)] = [p.split("[")[0] for p in parts if p]
+        return found
+
+    @property
+    def outputs(self) -> list[str]:
+        """The names of the chunks it writes."""
+        return [n for names in self.named("out").values() for n in names]
+
+    def arguments(self, state: State | None) -> dict[str, Any]:
+        """Give what the function is called with: chunks for the names of ``state``."""
+        values = {k: v for k, v in self.options.items() if k != "step_name"}
+        for parameter in self.names:
+            key = str(parameter.name)
+            if parameter.role == "out":
+                if key not in self.operator.takes:
+                    values.pop(key, None)
+            elif state is not None and values.get(key):
+                if parameter.role == "in":
+                    values[key] = state[values[key]]
+                else:
+                    parts = [p.strip() for p in values[key].split(",") if p.strip()]
+                    values[key] = {p: state[p.split("[")[0]] for p in parts}
+        if state is not None and "state" in self.operator.takes:
+            values["state"] = state
+        return values
+
+    def store(self, state: State, result: Any) -> None:
+        """Put what a map function returned under its output names."""
+        names = self.outputs
+        if result is None or not names:
+            return
+        values = result if isinstance(result, tuple) else (result,)
+        for name, value in zip(names, values):
+            state[name] = value
+
+
+class Chain:
+    """The steps of one run, and the run's settings."""
+
+    def __init__(
+        self, steps: list[Step], run: Run, *, on_error: str | None = None, prefetch: int | None = None
+    ) -> None:
+        self.steps = steps
+        self.run = run
+        worker = any(s.name == "fetch-task" for s in steps)
+        run.has_lease = worker
+        self.on_error = on_error or ("continue" if worker else "stop")
+        self.prefetch = prefetch if prefetch is not None else int(worker)
+
+    # -- before the run ---------------------------------------------------------------------
+
+    def check(self, known: Iterable[str] = ()) -> Iterator[tuple[Step, Plan, list[Spec]]]:
+        """Walk along the chain without running it; give each step, the plan after it, its outputs.
+
+        Raises:
+            UsageError: a name, file, box or option cannot work.
+        """
+        plan = Plan(chunks=dict.fromkeys(known, UNKNOWN), mip=self.run.mip)
+        open_names = False
+        for step in self.steps:
+            with self._placed(step):
+                plan.lease = self.run.has_lease
+                self._check_names(step, plan, open_names)
+                specs = self._planned(step, plan)
+            for name, spec in zip(step.outputs, specs):
+                plan.chunks[name] = spec
+            if step.operator.deletes:
+                for name in str(step.options.get(step.operator.deletes) or "").split(","):
+                    plan.chunks.pop(name.strip(), None)
+            open_names |= step.operator.unknown_outputs
+            yield step, plan, specs
+
+    def _check_names(self, step: Step, plan: Plan, open_names: bool) -> None:
+        for names in step.named("in", "ins").values():
+            for name in names:
+                if name in plan.chunks:
+                    continue
+                held = ", ".join(f"'{n}'" for n in plan.chunks) or "nothing"
+                text = f"no chunk named '{name}'{did_you_mean(name, list(plan.chunks))}; the steps before write {held}"
+                if not open_names:
+                    raise UsageError(text)
+                log.warning("%s: %s, unless the plugin does", step.name, text)
+
+    def _planned(self, step: Step, plan: Plan) -> list[Spec]:
+        specs: Any = None
+        if step.operator.plan:
+            specs = step.operator.plan(plan, step.arguments(None) | _names(step))
+        given = list(specs) if isinstance(specs, tuple) else [specs]
+        count = len(step.outputs)
+        return [s or UNKNOWN for s in given[:count]] + [UNKNOWN] * (count - len(given))
+
+    @contextmanager
+    def _placed(self, step: Step, state: State | None = None) -> Iterator[None]:
+        """Name the step, and the task, in an error that passes."""
+        try:
+            yield
+        except Exception as error:
+            if not hasattr(error, "segflow_step"):
+                error.segflow_step = step  # type: ignore[attr-defined]
+                error.segflow_task = (  # type: ignore[attr-defined]
+                    state.label if state is not None and state.bbox is not None else None
+                )
+            raise
+
+    # -- the run ----------------------------------------------------------------------------
+
+    def states(self, chunks: dict[str, Any] | None = None) -> Iterator[State]:
+        """Run the chain and give each state that comes out of it."""
+        for _ in self.check(known=chunks or ()):
+            pass
+        for step in self.steps:
+            prepare = step.operator.function.__globals__.get("prepare")
+            if prepare and "step_name" in step.options:
+                with self._placed(step):
+                    prepare(**step.arguments(None))
+        stream: Iterator[State] = iter([State(chunks or {}, run=self.run)])
+        before: Step | None = None
+        for step in self.steps:
+            if self.prefetch and before and before.operator.uses != step.operator.uses:
+                from segflow.cli.prefetch import ahead
+
+                stream = ahead(stream, self.prefetch)
+            stream = getattr(self, f"_{step.operator.kind}")(step, stream)
+            before = step
+        for state in stream:
+            self._close(state)
+            yield state
+            del state
+        for step in self.steps:
+            if step.operator.finish:
+                with self._placed(step):
+                    step.operator.finish(self.run, **(step.arguments(None) | _names(step)))
+
+    def _close(self, state: State) -> None:
+        if self.run.log_dir:
+            from segflow.tasks.log import write_log
+
+            write_log(state, self.run.log_dir)
+
+    def _map(self, step: Step, states: Iterator[State]) -> Iterator[State]:
+        for state in states:
+            if self._enters(step, state):
+                with self._watch(step, state):
+                    step.store(state, step.operator.function(**step.arguments(state)))
+                state.resumed = False
+            yield state
+            del state
+
+    def _expand(self, step: Step, states: Iterator[State]) -> Iterator[State]:
+        for state in states:
+            if not self._enters(step, state):
+                yield state
+                continue
+            with self._watch(step, state):
+                children = iter(step.operator.function(**step.arguments(state)))
+            while state.error is None:
+                child = None
+                began = time.perf_counter()
+                with self._watch(step, state, record=False):
+                    child = next(children, None)
+                if child is None:
+                    break
+                child.log.append(Record(step.number, step.title, step.name, time.perf_counter() - began))
+                yield child
+                del child
+            if state.error is not None:
+                yield state
+            del state
+
+    def _stream(self, step: Step, states: Iterator[State]) -> Iterator[State]:
+        with self._placed(step):
+            yield from step.operator.function(states, **step.arguments(None))
+
+    def _enters(self, step: Step, state: State) -> bool:
+        """Whether this step works on this state; a skipped state resumes at the step it names."""
+        if state.error is not None:
+            return False
+        if state.skipped is not None and state.skip_to is not None:
+            from segflow.cli.registry import resolve
+
+            if step.title == state.skip_to or step.name == resolve(state.skip_to)[0]:
+                state.skipped = state.skip_to = None
+                state.resumed = True
+        return state.skipped is None or step.operator.always
+
+    @contextmanager
+    def _watch(self, step: Step, state: State, record: bool = True) -> Iterator[None]:
+        """Time a step's work; with ``--on-error continue`` keep its error in the state."""
+        began = time.perf_counter()
+        try:
+            with self._placed(step, state):
+                yield
+        except Exception as error:
+            if self.on_error == "stop":
+                raise
+            state.error = error
+            self.run.failed += 1
+            from segflow.cli.report import explain
+
+            log.error("%s", explain(error, self.run.debug))
+        finally:
+            if record:
+                seconds = time.perf_counter() - began
+                state.log.append(Record(step.number, step.title, step.name, seconds))
+                log.debug("%s: %.3f s (task %s)", step.title, seconds, state.label)
+
+
+def _names(step: Step) -> dict[str, Any]:
+    """Give the names of the outputs, which functions do not get but plans do."""
+    return {str(p.name): step.options.get(str(p.name)) for p in step.names if p.role == "out"}
+
+
+def failed_error(run: Run) -> SegflowError:
+    """Give the error that ends a run in which tasks failed."""
+    tasks = "1 task" if run.failed == 1 else f"{run.failed} tasks"
+    return SegflowError(f"{tasks} failed; see the lines above")
