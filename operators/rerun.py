@@ -26,6 +26,6 @@ def rerun(ctx: click.Context, path: str) -> None:
     for record in find(path):
         logging.getLogger("segflow").info("segflow %s", shlex.join(record["chain"]))
         made = group.make_context("segflow", list(record["chain"]))
-        given = {k: v for k, v in root.params.items() if k in ("dry_run", "quiet", "verbose", "debug", "log_level")}
-        made.params.update(given)
+        for key in ("dry_run", "quiet", "verbose", "debug", "log_level"):
+            made.params[key] = root.params[key]
         run_tokens(made, [*made._protected_args, *made.args])

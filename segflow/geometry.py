@@ -80,9 +80,7 @@ class Box:
 
     def shift(self, by: Sequence[int]) -> Box:
         """Move the box."""
-        return Box(
-            vec([a + d for a, d in zip(self.start, by)]), vec([b + d for b, d in zip(self.stop, by)])
-        )
+        return Box(vec([a + d for a, d in zip(self.start, by)]), vec([b + d for b, d in zip(self.stop, by)]))
 
     def intersect(self, other: Box) -> Box:
         """Give what both share; it may be empty."""
@@ -139,9 +137,7 @@ def blocks(box: Box, size: Sequence[int], stride: Sequence[int] | None = None) -
     In raster order, until ``box`` is covered; the last ones may end beyond it.
     """
     step = vec(stride or size)
-    counts = [
-        max(1, math.ceil((length - (s - d)) / d)) for length, s, d in zip(box.shape, vec(size), step)
-    ]
+    counts = [max(1, math.ceil((length - (s - d)) / d)) for length, s, d in zip(box.shape, vec(size), step)]
     for z in range(counts[0]):
         for y in range(counts[1]):
             for x in range(counts[2]):

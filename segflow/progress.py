@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-Tick = Callable[[int], None]
+Tick = Callable[[int], object]
 
 mode = "silent"  # silent, bar or log; the command line sets it
 EVERY = 10.0  # seconds between two log lines
@@ -25,11 +25,15 @@ def bar(total: int, unit: str) -> Iterator[Tick]:
         from tqdm import tqdm
 
         with tqdm(total=total, unit=f" {unit}", leave=False) as shown:
-            yield lambda n=1: (shown.update(n), None)[1]
+            yield shown.update
     elif mode == "log":
         yield _Lines(total, unit)
     else:
-        yield lambda n=1: None
+        yield _nothing
+
+
+def _nothing(n: int = 1) -> None:
+    """Take a tick and show nothing."""
 
 
 class _Lines:

@@ -114,7 +114,8 @@ class Chain:
                 if name in plan.chunks:
                     continue
                 held = ", ".join(f"'{n}'" for n in plan.chunks) or "nothing"
-                text = f"no chunk named '{name}'{did_you_mean(name, list(plan.chunks))}; the steps before write {held}"
+                near = did_you_mean(name, list(plan.chunks))
+                text = f"no chunk named '{name}'{near}; the steps before write {held}"
                 if not open_names:
                     raise UsageError(text)
                 log.warning("%s: %s, unless the plugin does", step.name, text)

@@ -32,16 +32,6 @@ class Group(click.Group):
         word, _ = registry.resolve(name)
         return registry.load(word) if word in registry.names() else None
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        name = args[0]
-        command = self.get_command(ctx, name)
-        if command is None:
-            near = did_you_mean(name, [*registry.names(), *registry.ALIASES])
-            raise click.UsageError(f"no such command '{name}'{near}; 'segflow --help' lists them", ctx)
-        return name, command, args[1:]
-
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows: dict[str, list[tuple[str, str]]] = {section: [] for section in (*SECTIONS, "Broken")}
         for name in registry.names():
@@ -68,17 +58,26 @@ class Group(click.Group):
         return run_tokens(ctx, tokens)
 
 
+def find(ctx: click.Context, tokens: list[str]) -> tuple[str, ChainCommand, list[str]]:
+    """Give the command that ``tokens`` begin with, and the rest of them."""
+    name = tokens[0]
+    word, _ = registry.resolve(name)
+    if word not in registry.names():
+        near = did_you_mean(name, [*registry.names(), *registry.ALIASES])
+        kind = "option" if name.startswith("-") else "command"
+        raise click.UsageError(f"no such {kind} '{name}'{near}; 'segflow --help' lists them", ctx)
+    return name, registry.load(word), tokens[1:]
+
+
 def parse(ctx: click.Context, tokens: list[str]) -> list[Step] | click.Context:
     """Give the steps of a chain, or the context of a command that stands alone.
 
     Raises:
         click.UsageError: unknown commands or options, or a job inside a longer line.
     """
-    group, steps = ctx.command, []
-    assert isinstance(group, Group)  # noqa: S101
+    steps: list[Step] = []
     while tokens:
-        name, command, rest = group.resolve_command(ctx, tokens)
-        assert isinstance(command, ChainCommand) and name  # noqa: S101
+        name, command, rest = find(ctx, tokens)
         if command.operator.kind == "job":
             if steps:
                 raise click.UsageError(f"{name} stands alone; it cannot follow another operator", ctx)
@@ -96,7 +95,9 @@ def _step(number: int, command: ChainCommand, made: click.Context) -> Step:
     names = [p for p in command.params if isinstance(p, NameOption)]
     name = str(command.name)
     title = made.params.get("step_name") or name
-    return Step(number, name, command.operator, dict(made.params), names, title, [name, *_words(command, made)])
+    return Step(
+        number, name, command.operator, dict(made.params), names, title, [name, *_words(command, made)]
+    )
 
 
 def _words(command: click.Command, made: click.Context) -> list[str]:
@@ -154,7 +155,8 @@ def run_tokens(ctx: click.Context, tokens: list[str]) -> Any:
 
 def make_chain(steps: list[Step], settings: dict[str, Any]) -> Chain:
     """Give the chain of ``steps`` with the group's settings."""
-    run = Run(mip=settings.get("mip") or 0, debug=bool(settings.get("debug")), log_dir=settings.get("log_dir"))
+    run = Run(mip=settings.get("mip") or 0, log_dir=settings.get("log_dir"))
+    run.debug = bool(settings.get("debug"))
     for key in GROUP_WORDS:
         if settings.get(key):
             run.chain += [f"--{key.replace('_', '-')}", str(settings[key])]
@@ -223,16 +225,19 @@ class _Format(logging.Formatter):
 @click.option("--quiet", is_flag=True, help="Log errors only.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.option(
-    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default=None, help="What is logged."
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default=None,
+    help="What is logged.",
+)  # fmt: skip
+@click.option(
+    "--log-dir", type=click.Path(file_okay=False), default=None, help="Folder for a JSON timing log a task."
 )
-@click.option("--log-dir", type=click.Path(file_okay=False), default=None, help="Folder for a JSON timing log a task.")
 @click.option("--save", type=click.Path(dir_okay=False), default=None, help="Write the chain as a YAML file.")
 @click.option(
     "--on-error", type=click.Choice(["stop", "continue"]), default=None,
     help="What a failed task does to the others.  [default: stop; with fetch-task: continue]",
 )  # fmt: skip
 @click.option(
-    "--prefetch", type=click.IntRange(0, 100), default=None,
+    "--prefetch", type=click.IntRange(0), default=None,
     help="Tasks read ahead in a thread.  [default: 0; with fetch-task: 1]",
 )  # fmt: skip
 @click.version_option(__version__, prog_name="segflow")

@@ -73,9 +73,7 @@ def name_in(
     """Declare an input chunk: by default ``-i/--input``; ``default=None`` makes it optional."""
     words = decls or ("-i", "--input")
     old = aliases if not decls else [a for a in aliases if a not in ("--input-chunk-name", "--input-name")]
-    return click.option(
-        *words, argument, cls=NameOption, role="in", default=default, help=help, aliases=old
-    )
+    return click.option(*words, argument, cls=NameOption, role="in", default=default, help=help, aliases=old)
 
 
 def names_in(argument: str = "chunks", *decls: str, default: str | None = "chunk", **attributes: Any) -> Any:
@@ -91,9 +89,7 @@ def name_out(
     """Declare the output chunk: by default ``-o/--output``; the engine stores the return value."""
     words = decls or ("-o", "--output")
     old = () if decls else ("--output-chunk-name", "--output-name")
-    return click.option(
-        *words, argument, cls=NameOption, role="out", default=default, help=help, aliases=old
-    )
+    return click.option(*words, argument, cls=NameOption, role="out", default=default, help=help, aliases=old)
 
 
 def triple(*decls: str, **attributes: Any) -> Callable[[F], F]:

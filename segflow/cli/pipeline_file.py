@@ -130,7 +130,8 @@ def _apply(pairs: list[tuple[str, dict[str, Any]]], settings: tuple[str, ...]) -
         if not same:
             raise UsageError(f"--set {setting}: no step '{name}'{did_you_mean(name, [n for n, _ in pairs])}")
         if number is None and len(same) > 1:
-            raise UsageError(f"--set {setting}: there are {len(same)} steps '{name}'; write {name}[0].{option}")
+            count = f"there are {len(same)} steps '{name}'"
+            raise UsageError(f"--set {setting}: {count}; write {name}[0].{option}")
         if int(number or 0) >= len(same):
             raise UsageError(f"--set {setting}: there are {len(same)} steps '{name}', counted from 0")
         same[int(number or 0)][option] = yaml.safe_load(value)

@@ -42,7 +42,8 @@ def _message(error: BaseException, debug: bool) -> str:
         return f"{error.filename or 'input or output'}: {what}{more}"
     if debug:
         return f"{type(error).__name__}: {error}"
-    return f"{type(error).__name__}: {error}; a mistake of segflow's own, its traceback is in {crash_log(error)}"
+    place = crash_log(error)
+    return f"{type(error).__name__}: {error}; a mistake of segflow's own, its traceback is in {place}"
 
 
 def crash_log(error: BaseException) -> Path:
@@ -68,7 +69,8 @@ def show_plan(rows: Iterable[tuple[Any, Any, list[Spec]]], chain: Chain) -> str:
         peak = max(peak, sum(s or 0 for s in sizes))
     total = peak * (1 + chain.prefetch)
     least = "" if known else "at least "
-    lines.append(f"memory of the chunks: {least}{total / 1e6:.1f} MB ({1 + chain.prefetch} task(s) at a time)")
+    tasks = f"{1 + chain.prefetch} task(s) at a time"
+    lines.append(f"memory of the chunks: {least}{total / 1e6:.1f} MB ({tasks})")
     return "\n".join(lines)
 
 
@@ -77,7 +79,8 @@ def closing(run: Run, began: float) -> None:
     seconds = time.monotonic() - began
     for path, view in run.written.items():
         voxels = run.voxels.get(path, 0) / 1e6
-        log.info("wrote %s%s", path, f" ({voxels:.2f} Mvoxel, {voxels / seconds:.2f} Mvoxel/s)" if voxels else "")
+        speed = f" ({voxels:.2f} Mvoxel, {voxels / seconds:.2f} Mvoxel/s)" if voxels else ""
+        log.info("wrote %s%s", path, speed)
         if view:
             log.info("  view it: %s", view)
     device = f" on {run.device}" if run.device else ""
