@@ -63,7 +63,7 @@ def find(ctx: click.Context, tokens: list[str]) -> tuple[str, ChainCommand, list
     name = tokens[0]
     word, _ = registry.resolve(name)
     if word not in registry.names():
-        near = did_you_mean(name, [*registry.names(), *registry.ALIASES])
+        near = did_you_mean(name, registry.spellings())
         kind = "option" if name.startswith("-") else "command"
         raise click.UsageError(f"no such {kind} '{name}'{near}; 'segflow --help' lists them", ctx)
     return name, registry.load(word), tokens[1:]
@@ -190,19 +190,17 @@ def setup_logging(settings: dict[str, Any]) -> None:
     quiet, verbose = settings.get("quiet"), settings.get("verbose")
     level = settings.get("log_level") or ("error" if quiet else "debug" if verbose else "info")
     if not log.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(_Format())
-        log.addHandler(handler)
+        log.addHandler(_Stderr())
         log.propagate = False
     log.setLevel(level.upper())
     loud = log.isEnabledFor(logging.INFO)
     progress.mode = ("bar" if sys.stderr.isatty() else "log") if loud else "silent"
 
 
-class _Format(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
+class _Stderr(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
         prefix = "segflow: warning: " if record.levelno == logging.WARNING else ""
-        return prefix + record.getMessage()
+        click.echo(prefix + record.getMessage(), err=True)
 
 
 @click.command(

@@ -211,6 +211,7 @@ def command_of(function: Callable[..., Any], name: str) -> ChainCommand:
     command = ChainCommand(
         name,
         params=parameters,
+        callback=function if declared.kind == "job" else None,
         help=doc,
         short_help=doc.split("\n")[0].rstrip("."),
         epilog=f"\b\nExample:\n  {declared.example}" if declared.example else None,

@@ -52,6 +52,12 @@ def names() -> list[str]:
     return [*builtin(), *third_party()]
 
 
+def spellings() -> list[str]:
+    """Give every word that names a command, old ones too."""
+    known = names()
+    return [*known, *(old for old, (name, _) in ALIASES.items() if name in known)]
+
+
 @cache
 def load(name: str) -> ChainCommand:
     """Import one command.
