@@ -1,0 +1,1 @@
+"""What segflow costs, as ratios against a named peer or the bare library in the same run."""
