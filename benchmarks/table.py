@@ -21,4 +21,7 @@ def in_turn(ours: Callable[[], object], peer: Callable[[], object], runs: int = 
 
 def row(what: str, ours: float, peer_name: str, peer: float, more: str = "") -> None:
     """Print one line: seconds of both and ours over the peer's."""
-    print(f"{what:44s} {ours:9.3f} s   {peer_name:24s} {peer:9.3f} s   ratio {ours / peer:6.2f}  {more}", flush=True)
+    print(
+        f"{what:44s} {ours:9.3f} s   {peer_name:24s} {peer:9.3f} s   ratio {ours / peer:6.2f}  {more}",
+        flush=True,
+    )

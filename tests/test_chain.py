@@ -265,7 +265,9 @@ def test_segflow_alone_prints_the_help(process):
 
 def test_interrupt_is_one_line():
     words = [sys.executable, "-m", "segflow", "create-chunk", "-s", "8", "8", "8", "neuroglancer", "-p", "0"]
-    done = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+    done = subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
+    )
     assert done.stdout is not None
     assert done.stdout.readline().startswith("http")
     done.send_signal(2)

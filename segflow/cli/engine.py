@@ -96,10 +96,14 @@ class Chain:
         plan = Plan(chunks=dict.fromkeys(known, UNKNOWN), mip=self.run.mip)
         open_names = False
         for step in self.steps:
-            with self._placed(step):
-                plan.lease = self.run.has_lease
-                self._check_names(step, plan, open_names)
-                specs = self._planned(step, plan)
+            try:
+                with self._placed(step):
+                    plan.lease = self.run.has_lease
+                    self._check_names(step, plan, open_names)
+                    specs = self._planned(step, plan)
+            except SegflowError as error:
+                error.exit_code = 2
+                raise
             for name, spec in zip(step.outputs, specs):
                 plan.chunks[name] = spec
             if step.operator.deletes:
