@@ -240,7 +240,7 @@ def test_every_command_explains_itself(name):
             assert parameter.help, f"{name} {parameter.opts}"
 
 
-@pytest.mark.parametrize("name", [n for n in registry.builtin()])
+@pytest.mark.parametrize("name", list(registry.builtin()))
 def test_defaults_stand_in_the_signature_too(name):
     """The function called from Python does what the command does."""
     import inspect

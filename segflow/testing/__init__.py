@@ -1,0 +1,1 @@
+"""Contract tests and strategies that third parties may import."""
