@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from segflow.chunk import Chunk
 from segflow.errors import BoxError
-from segflow.geometry import Box
+from segflow.geometry import Box, Vec
 from segflow.volumes.base import Volume
 
 SHAPE, OFFSET = (7, 20, 33), (2, 0, 5)
