@@ -43,9 +43,7 @@ class VolumeContract:
     dtype = "uint8"
     layer_type = "image"
 
-    def create(
-        self, place: Path, shape: tuple[int, ...], dtype: str, voxel_offset: tuple[int, ...]
-    ) -> Volume:
+    def create(self, place: Path, shape: Vec, dtype: str, voxel_offset: Vec) -> Volume:
         """Make an empty volume of ``shape`` (zyx) at ``voxel_offset`` below ``place``."""
         raise TypeError("a subclass makes the volume")
 
