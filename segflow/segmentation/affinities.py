@@ -1,0 +1,93 @@
+"""Affinities as waterz wants them: checked, z, y, x, float32, C-ordered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segflow.chunk import AXIS_NAMES, Chunk, channel_order
+from segflow.errors import ChunkError, UsageError
+
+NEAREST = ((-1, 0, 0), (0, -1, 0), (0, 0, -1))
+ROUNDING = 1e-4  # how far blended float affinities may leave [0, 1]
+
+
+def check_affinities(shape: Sequence[int], dtype: Any) -> None:
+    """Raise ChunkError unless an array of this shape and dtype can hold affinities."""
+    if len(shape) != 4:
+        raise ChunkError(
+            f"affinities are czyx with three channels, but this chunk has the shape {tuple(shape)}"
+        )
+    if shape[0] < 3:
+        raise ChunkError(
+            f"affinities need the three channels x, y, z, but this chunk has {shape[0]}: "
+            "use a network that gives them"
+        )
+    if not all(shape):
+        raise ChunkError(f"the affinities are empty: their shape is {tuple(shape)}")
+    kind = np.dtype(dtype)
+    if kind != np.uint8 and kind.kind != "f":
+        raise ChunkError(f"affinities are float in [0, 1] or uint8 (value / 255), not {kind}")
+
+
+def check_limits(low: float, high: float) -> None:
+    """Raise UsageError unless the affinity limits of the watershed are in order."""
+    if not low < high:
+        raise UsageError(
+            f"the low affinity threshold ({low:g}) must be smaller than the high one ({high:g})"
+        )
+
+
+def nearest(chunk: Chunk) -> NDArray[np.float32]:
+    """Give the affinities of each voxel to the one before it on z, y and x.
+
+    Channels are picked by ``chunk.offsets``. An array that already is z, y, x float32 in C order
+    is not copied; otherwise the copy is 12 bytes a voxel.
+
+    Args:
+        chunk: czyx affinities, float in [0, 1], or uint8 that stands for value / 255.
+
+    Returns:
+        float32, shape (3, z, y, x), in [0, 1], perhaps read-only.
+
+    Raises:
+        ChunkError: wrong shape or dtype, an offset is missing, NaN, or values outside [0, 1].
+    """
+    check_affinities(chunk.shape, chunk.dtype)
+    order = channel_order(chunk, NEAREST)
+    array = chunk.array
+    for axis, channel in enumerate(order):
+        _check_range(array[channel], axis, channel)
+    first = order[0]
+    if array.dtype == np.float32 and order == [first, first + 1, first + 2]:
+        picked = array[first : first + 3]
+        if picked.flags.c_contiguous:
+            return picked
+    result = np.empty((3, *array.shape[1:]), np.float32)
+    for values, channel in zip(result, order):
+        if array.dtype == np.uint8:
+            np.divide(array[channel], np.float32(255), out=values)
+        else:
+            values[...] = array[channel]
+    return result
+
+
+def _check_range(values: NDArray[Any], axis: int, channel: int) -> None:
+    if values.dtype == np.uint8:
+        return
+    low, high = values.min(), values.max()  # both are NaN if one value is
+    name = f"channel {channel} (affinity along {AXIS_NAMES[axis]})"
+    if np.isnan(low):
+        bad = ~np.isfinite(values)
+        place = tuple(int(i) for i in np.unravel_index(np.argmax(bad), bad.shape))
+        raise ChunkError(
+            f"{name} holds {int(bad.sum())} values that are not numbers, the first at zyx {place}"
+        )
+    if low < -ROUNDING or high > 1 + ROUNDING:
+        raise ChunkError(
+            f"{name} ranges from {low:g} to {high:g}; affinities lie in [0, 1]: "
+            "give the network a sigmoid, or rescale"
+        )
