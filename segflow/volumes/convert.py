@@ -33,7 +33,7 @@ def to_dtype(chunk: Chunk, dtype: str) -> NDArray[Any]:
     """Give the chunk's values in another dtype; what would change them is refused.
 
     Floats in [0, 1] become uint8 by round(255 a), uint8 becomes float as q / 255; integers only
-    change their width.
+    change their width, and floats that are all whole numbers become integers.
 
     Raises:
         ChunkError: values do not fit, are NaN, or there is no rule for the two dtypes.
@@ -49,6 +49,8 @@ def to_dtype(chunk: Chunk, dtype: str) -> NDArray[Any]:
         return array.astype(target) / target.type(255)
     if array.dtype.kind in "iub" and target.kind in "iu":
         return _integers(array, target)
+    if array.dtype.kind == "f" and target.kind in "iu" and bool((array == np.rint(array)).all()):
+        return _integers(array.astype(np.int64), target)
     raise ChunkError(
         f"the chunk is {array.dtype} and the volume {target}, which does not hold it; "
         "convert the chunk or write to a volume of its dtype"
