@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from segflow.errors import BoxError, ChunkError, VolumeError
-from segflow.geometry import Box
+from segflow.errors import VolumeError
 from segflow.volumes import info as metadata
 from segflow.volumes.base import VolumeInfo
-from segflow.volumes.store import Store, dump_json, open_store
-
-if TYPE_CHECKING:
-    from segflow.chunk import Chunk
-
-log = logging.getLogger("segflow")
+from segflow.volumes.bounded import BoundedVolume
+from segflow.volumes.store import Store, open_store
 
 
-class PrecomputedVolume:
+class PrecomputedVolume(BoundedVolume):
     """A precomputed volume at file://, s3://, gs:// or http(s)://.
 
     Args:
@@ -78,90 +72,7 @@ class PrecomputedVolume:
         self.info(max(fine, coarse))
         return metadata.ratio(self.raw, fine, coarse, self.path)
 
-    def read(self, box: Box | None = None, mip: int = 0, *, fill_missing: bool = True) -> Chunk:
-        """Give the chunk in ``box`` (default: all): zyx, czyx where there are several channels.
-
-        A part outside the bounds comes back as zeros, with a warning.
-
-        Raises:
-            BoxError: ``box`` is empty or wholly outside.
-            VolumeError: no such volume or mip, a broken block, or a missing one when
-                ``fill_missing`` is false.
-        """
-        from segflow.chunk import Chunk
-
-        info = self.info(mip)
-        wanted = box or info.bounds
-        inside = self.inside(wanted, info)
-        array = self._voxels(info).read(inside, fill_missing)
-        chunk = Chunk(
-            array[0] if info.channels == 1 else array,
-            voxel_offset=inside.start,
-            voxel_size=info.voxel_size,
-            layer_type=info.layer_type,
-            offsets=info.offsets,
-            source={"path": self.path, "mip": mip, "bounds": info.bounds},
-        )
-        if inside != wanted:
-            log.warning("box %s is partly outside %s of %s: zeros there", wanted, info.bounds, self.path)
-        return chunk.pad_to(wanted)
-
-    def inside(self, box: Box, info: VolumeInfo) -> Box:
-        """Give the part of ``box`` that lies in the volume; raise BoxError if nothing does."""
-        shared = box.intersect(info.bounds)
-        if box.empty:
-            raise BoxError(f"box {box} is empty; every stop must be greater than its start")
-        if shared.empty:
-            raise BoxError(
-                f"box {box} is wholly outside {info.bounds}, the bounds of {self.path} at mip {info.mip}"
-            )
-        return shared
-
-    def write(self, chunk: Chunk, mip: int = 0) -> None:
-        """Write a chunk at its place, in the volume's dtype.
-
-        In a folder any box, with several writers at once; in a bucket boxes that are aligned to
-        the blocks. A part outside the bounds is left out, with a warning.
-
-        Raises:
-            BoxError: the chunk is wholly outside, or not aligned in a bucket.
-            ChunkError: channels or dtype do not fit.
-            VolumeError: no such volume or mip, or it cannot be written.
-        """
-        from segflow.volumes.convert import to_dtype
-
-        info = self.info(mip)
-        inside = self.inside(chunk.bbox, info)
-        if chunk.channels != info.channels:
-            raise ChunkError(
-                f"the chunk has {_channels(chunk.channels)} and {self.path} {_channels(info.channels)}"
-            )
-        if inside != chunk.bbox:
-            log.warning(
-                "box %s is partly outside %s of %s: only %s is written",
-                chunk.bbox, info.bounds, self.path, inside,
-            )  # fmt: skip
-            chunk = chunk.cutout(inside)
-        array = to_dtype(chunk, info.dtype)
-        self._voxels(info).write(array if array.ndim == 4 else array[None], inside)
-
-    def note(self, record: dict[str, Any]) -> None:
-        """Store how the volume was made, under a name that its content gives."""
-        from segflow.provenance import FOLDER, dump, name_of
-
-        name = f"{FOLDER}/{name_of(record)}"
-        if self.store.get(name) is None:
-            self.store.put(name, dump(record).encode())
-
-    def put_json(self, name: str, value: Any) -> None:
-        """Write a JSON file into the volume's folder."""
-        self.store.put(name, dump_json(value))
-
     def _voxels(self, info: VolumeInfo) -> Any:
         from segflow.volumes.voxels import open_voxels
 
         return open_voxels(info, self.use_https, self.threads)
-
-
-def _channels(count: int) -> str:
-    return "1 channel" if count == 1 else f"{count} channels"
