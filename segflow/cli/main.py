@@ -113,8 +113,12 @@ def _words(command: click.Command, made: click.Context) -> list[str]:
             words.append(word if value else (parameter.secondary_opts or [word])[0])
             continue
         for item in value if parameter.multiple else [value]:  # type: ignore[attr-defined]
-            words += [word, *(map(str, item) if isinstance(item, (tuple, list)) else [str(item)])]
+            words += [word, *map(_text, item if isinstance(item, (tuple, list)) else [item])]
     return words
+
+
+def _text(value: Any) -> str:
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
 def long_name(parameter: click.Parameter) -> str:
