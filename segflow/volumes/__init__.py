@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from segflow.errors import UsageError
 from segflow.volumes.base import Volume, VolumeInfo
@@ -57,10 +56,9 @@ def open_volume(path: str, *, use_https: bool = False, threads: int = 0) -> Volu
         from segflow.volumes.precomputed import PrecomputedVolume
 
         return PrecomputedVolume(place, use_https=use_https, threads=threads)
-    from segflow.volumes import zarr
+    from segflow.volumes.zarr import N5Volume, ZarrVolume
 
-    opener: Any = zarr.ZarrVolume if form == "zarr" else zarr.N5Volume
-    return opener(place)
+    return ZarrVolume(place) if form == "zarr" else N5Volume(place)
 
 
 def peek(path: str, mip: int = 0) -> VolumeInfo | None:

@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("segflow")
 
+NANOMETERS = {
+    "nm": 1, "nanometer": 1, "µm": 1e3, "um": 1e3, "micron": 1e3, "microns": 1e3, "micrometer": 1e3,
+    "mm": 1e6, "millimeter": 1e6, "cm": 1e7, "m": 1e9, "meter": 1e9, "å": 0.1, "angstrom": 0.1,
+}  # fmt: skip
+
 
 def natural(name: str) -> list[Any]:
     """Give a sort key that puts ``s9`` before ``s10``.
@@ -43,6 +48,12 @@ def reason(error: BaseException, folder: Path | None = None) -> str:
     full = "requested and" in text and "written" in text  # numpy's full disk has no errno
     if number in (errno.ENOSPC, errno.EDQUOT) or full or "No space left" in text:
         return f"no space left on device{f' of {folder}' if folder else ''}; free some space"
+    system = re.search(r"([^:\"]+) \[os_error_code='\d+'\]", text)
+    if system:
+        return system[1].strip().lower()
+    missing = re.search(r"chunk \{.*\} stored at (.*) is missing", text)
+    if missing:
+        return f"{missing[1]} is missing; use --fill-missing to read zeros there"
     if number is not None:
         return os.strerror(number).lower()
     return text or type(error).__name__

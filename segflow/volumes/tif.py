@@ -29,8 +29,6 @@ log = logging.getLogger("segflow")
 
 COMPRESSIONS = ("none", "zlib", "lzw", "zstd", "lzma", "packbits", "jpeg")
 BIG = 2**32 - 2**25  # bytes from which offsets may need more than 32 bits
-NANOMETERS = {"nm": 1, "nanometer": 1, "µm": 1e3, "um": 1e3, "micron": 1e3, "microns": 1e3, "micrometer": 1e3,
-              "mm": 1e6, "millimeter": 1e6, "cm": 1e7, "å": 0.1, "angstrom": 0.1}  # fmt: skip
 
 
 def peek_tif(path: str) -> VolumeInfo:
@@ -280,7 +278,7 @@ def _voxel_size(tif: tifffile.TiffFile, about: dict[str, Any]) -> tuple[float, f
         return _ome_voxel_size(tif.ome_metadata)
     if tif.is_imagej and tif.imagej_metadata:
         found = tif.imagej_metadata
-        unit = NANOMETERS.get(str(found.get("unit", "")).replace("\\u00B5", "µ").lower())
+        unit = files.NANOMETERS.get(str(found.get("unit", "")).replace("\\u00B5", "µ").lower())
         tags = tif.pages[0].tags  # type: ignore[union-attr]
         if unit and "spacing" in found and "XResolution" in tags and "YResolution" in tags:
             (ny, dy), (nx, dx) = tags["YResolution"].value, tags["XResolution"].value
@@ -295,7 +293,7 @@ def _ome_voxel_size(text: str) -> tuple[float, float, float] | None:
         pixels = next(e for e in ElementTree.fromstring(text).iter() if e.tag.endswith("Pixels"))
         sizes = [
             float(pixels.attrib[f"PhysicalSize{a}"])
-            * NANOMETERS[pixels.attrib.get(f"PhysicalSize{a}Unit", "µm").lower()]
+            * files.NANOMETERS[pixels.attrib.get(f"PhysicalSize{a}Unit", "µm").lower()]
             for a in "ZYX"
         ]
     except (StopIteration, KeyError, ValueError, ElementTree.ParseError):
