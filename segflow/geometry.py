@@ -131,15 +131,54 @@ def starts(length: int, size: int, stride: int, first: int = 0) -> list[int]:
     return [*inside, last]
 
 
+@dataclass(frozen=True)
+class Grid:
+    """Blocks of ``size`` that begin every ``stride`` from ``start``, in raster order.
+
+    A sequence of boxes: they are made when they are asked for, so a grid of any length is small.
+
+    >>> grid = Grid.over(Box((0, 0, 0), (20, 64, 100)), (20, 64, 40), stride=(20, 64, 30))
+    >>> grid.counts, [box.start[2] for box in grid]
+    ((1, 1, 3), [0, 30, 60])
+    """
+
+    start: Vec
+    size: Vec
+    stride: Vec
+    counts: Vec
+
+    @classmethod
+    def over(cls, box: Box, size: Sequence[int], stride: Sequence[int] | None = None) -> Grid:
+        """Give the fewest blocks that cover ``box``; the last ones may end beyond it.
+
+        The last block never lies inside the overlap with the one before.
+
+        Raises:
+            BoxError: ``size`` or ``stride`` is not positive.
+        """
+        extent, step = vec(size), vec(stride or size)
+        if min(*extent, *step) < 1:
+            raise BoxError(f"a grid of blocks {extent} every {step} voxels is none; both must be positive")
+        covered = (length - max(s - d, 0) for length, s, d in zip(box.shape, extent, step))
+        return cls(box.start, extent, step, vec([max(1, -(-c // d)) for c, d in zip(covered, step)]))
+
+    def __len__(self) -> int:
+        return math.prod(self.counts)
+
+    def __getitem__(self, index: int) -> Box:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        rest, x = divmod(index, self.counts[2])
+        place = (*divmod(rest, self.counts[1]), x)
+        return Box.of([b + i * d for b, i, d in zip(self.start, place, self.stride)], self.size)
+
+    def __iter__(self) -> Iterator[Box]:
+        return (self[i] for i in range(len(self)))
+
+
 def blocks(box: Box, size: Sequence[int], stride: Sequence[int] | None = None) -> Iterator[Box]:
     """Give blocks of ``size`` that begin every ``stride`` (default: size) from ``box.start``.
 
     In raster order, until ``box`` is covered; the last ones may end beyond it.
     """
-    step = vec(stride or size)
-    counts = [max(1, math.ceil((length - (s - d)) / d)) for length, s, d in zip(box.shape, vec(size), step)]
-    for z in range(counts[0]):
-        for y in range(counts[1]):
-            for x in range(counts[2]):
-                begin = [b + i * d for b, i, d in zip(box.start, (z, y, x), step)]
-                yield Box.of(begin, size)
+    return iter(Grid.over(box, size, stride))
