@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from segflow.errors import BoxError, ChunkError
 from segflow.geometry import Box
 from segflow.volumes.base import VolumeInfo
+from segflow.volumes.files import box_from
 from segflow.volumes.store import Store, dump_json
 
 if TYPE_CHECKING:
@@ -25,6 +27,10 @@ class BoundedVolume:
     def info(self, mip: int = 0) -> VolumeInfo:
         """Describe one mip; raise VolumeError if there is no such mip."""
         raise TypeError("a format describes its volumes")
+
+    def ratio(self, fine: int, coarse: int) -> tuple[Any, Any]:
+        """Give numerators and denominators that scale a box between two mips."""
+        raise TypeError("a format knows how its mips relate")
 
     def _voxels(self, info: VolumeInfo) -> Any:
         raise TypeError("a format gives its voxels")
@@ -67,6 +73,28 @@ class BoundedVolume:
                 f"box {box} is wholly outside {info.bounds}, the bounds of {self.path} at mip {info.mip}"
             )
         return shared
+
+    def choose(
+        self,
+        mip: int = 0,
+        start: Sequence[int] | None = None,
+        stop: Sequence[int] | None = None,
+        size: Sequence[int] | None = None,
+        task: Box | None = None,
+        task_mip: int = 0,
+    ) -> Box:
+        """Give the box to read: what start, stop or size say at ``mip``, else the task's, else all.
+
+        Raises:
+            UsageError: both a stop and a size. BoxError: the task's box does not divide at ``mip``.
+        """
+        bounds = self.info(mip).bounds
+        told = box_from(bounds, start, stop, size)
+        if told is not None:
+            return told
+        if task is None:
+            return bounds
+        return task if mip == task_mip else task.scale(*self.ratio(task_mip, mip))
 
     def write(self, chunk: Chunk, mip: int = 0) -> None:
         """Write a chunk at its place, in the volume's dtype.

@@ -207,16 +207,20 @@ def box_from(
     return Box.of(begin, size) if size is not None else Box(begin, vec(stop or bounds.stop))
 
 
-def task_chunk(chunk: Chunk, state: State | None) -> Chunk:
-    """Give what a writer writes: the chunk, or zeros in the task's box where a skip led to it."""
+def task_chunk(chunk: Chunk, state: State | None, info: VolumeInfo | None = None) -> Chunk:
+    """Give what a writer writes: the chunk, or zeros in the task's box where a skip led to it.
+
+    The zeros have the channels and dtype of the volume ``info``, else of the chunk.
+    """
     if state is None or not state.resumed or state.bbox is None:
         return chunk
     import numpy as np
 
-    shape = (*chunk.shape[:-3], *state.bbox.shape)
-    return replace(
-        chunk, array=np.broadcast_to(np.zeros((), chunk.dtype), shape), voxel_offset=state.bbox.start
-    )
+    lead = chunk.shape[:-3] if info is None else (info.channels,) if info.channels > 1 else ()
+    zero = np.zeros((), chunk.dtype if info is None else info.dtype)
+    array = np.broadcast_to(zero, (*lead, *state.bbox.shape))
+    kind, offsets = (chunk.layer_type, chunk.offsets) if info is None else (info.layer_type, info.offsets)
+    return replace(chunk, array=array, voxel_offset=state.bbox.start, layer_type=kind, offsets=offsets)
 
 
 def wrote(state: State | None, path: str, chunk: Chunk, kind: str) -> None:
