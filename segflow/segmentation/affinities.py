@@ -36,9 +36,7 @@ def check_affinities(shape: Sequence[int], dtype: Any) -> None:
 def check_limits(low: float, high: float) -> None:
     """Raise UsageError unless the affinity limits of the watershed are in order."""
     if not low < high:
-        raise UsageError(
-            f"the low affinity threshold ({low:g}) must be smaller than the high one ({high:g})"
-        )
+        raise UsageError(f"the low affinity threshold ({low:g}) must be smaller than the high one ({high:g})")
 
 
 def nearest(chunk: Chunk) -> NDArray[np.float32]:
@@ -81,10 +79,10 @@ def _check_range(values: NDArray[Any], axis: int, channel: int) -> None:
     low, high = values.min(), values.max()  # both are NaN if one value is
     name = f"channel {channel} (affinity along {AXIS_NAMES[axis]})"
     if np.isnan(low):
-        bad = ~np.isfinite(values)
+        bad = np.isnan(values)
         place = tuple(int(i) for i in np.unravel_index(np.argmax(bad), bad.shape))
         raise ChunkError(
-            f"{name} holds {int(bad.sum())} values that are not numbers, the first at zyx {place}"
+            f"{name} holds {int(bad.sum())} NaN, the first at zyx {place}; affinities lie in [0, 1]"
         )
     if low < -ROUNDING or high > 1 + ROUNDING:
         raise ChunkError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -122,9 +123,17 @@ def run_waterz(
             aff_threshold_high=high,
             scoring_function=score,
         )
-        segments: NDArray[np.uint64] = next(iter(results))
+        segments = np.asarray(next(results))
         del results
     return segments
+
+
+def check_fragments(shape: Sequence[int], dtype: Any, wanted: Sequence[int]) -> None:
+    """Raise ChunkError unless an array of this shape and dtype can hold fragments."""
+    if tuple(shape) != tuple(wanted):
+        raise ChunkError(f"the fragments have the shape {tuple(shape)}, but the affinities {tuple(wanted)}")
+    if np.dtype(dtype).kind not in "ui":
+        raise ChunkError(f"fragments are integer labels, not {np.dtype(dtype)}")
 
 
 def _own_fragments(
@@ -135,10 +144,7 @@ def _own_fragments(
     waterz's memory grows with the largest id, so ids above the number of voxels are ranked.
     """
     array = fragments.array if isinstance(fragments, Chunk) else np.asarray(fragments)
-    if array.shape != shape:
-        raise ChunkError(f"the fragments have the shape {array.shape}, but the affinities {shape}")
-    if array.dtype.kind not in "ui":
-        raise ChunkError(f"fragments are integer labels, not {array.dtype}")
+    check_fragments(array.shape, array.dtype, shape)
     if array.dtype.kind == "i" and array.min() < 0:
         raise ChunkError("the fragments hold negative labels")
     if array.max() <= array.size:

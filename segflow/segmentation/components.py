@@ -57,7 +57,7 @@ def connected_components(
     >>> connected_components(np.array([[[7, 7, 0, 7, 9]]])).array.tolist()
     [[[1, 1, 0, 2, 3]]]
     """
-    import cc3d
+    from cc3d import connected_components as label
 
     if connectivity not in CONNECTIVITIES:
         raise UsageError(f"the connectivity is 6, 18 or 26, not {connectivity}")
@@ -65,7 +65,7 @@ def connected_components(
     labels = own(_one_channel(place)) if threshold is None else _above(place, threshold)
     if labels.dtype.kind == "f":
         raise ChunkError(f"a {labels.dtype} map has no labels to connect: give --threshold")
-    parts = cc3d.connected_components(labels, connectivity=connectivity, out_dtype=np.uint32)
+    parts: Any = label(labels, connectivity=connectivity, out_dtype=np.uint32)  # type: ignore[call-overload]
     return place.with_array(np.ascontiguousarray(parts), layer_type="segmentation", offsets=None)
 
 

@@ -39,18 +39,21 @@ def contingency(first: NDArray[Any], second: NDArray[Any]) -> tuple[Labels, Labe
     for array in (first, second):
         if array.dtype.kind not in "uib":
             raise ChunkError(f"labels are integers, not {array.dtype}")
-    size = 1 << 12
-    table = (np.zeros(size, np.uint64), np.zeros(size, np.uint64), np.zeros(size, np.int64))
-    used = 0
+    table, used = _empty(1 << 12), 0
     rows = (first, second) if first.ndim > 1 else (first[None], second[None])
-    scratch = np.empty((2, int(np.prod(rows[0].shape[1:]))), np.uint64)
+    pair = np.empty((2, int(np.prod(rows[0].shape[1:]))), np.uint64)
     for one, other in zip(*rows):
-        np.copyto(scratch[0].reshape(one.shape), one, casting="unsafe")
-        np.copyto(scratch[1].reshape(one.shape), other, casting="unsafe")
-        *arrays, used = _add(scratch[0], scratch[1], *table, used)
-        table = (arrays[0], arrays[1], arrays[2])
+        np.copyto(pair[0].reshape(one.shape), one, casting="unsafe")
+        np.copyto(pair[1].reshape(one.shape), other, casting="unsafe")
+        done = 0
+        while done < pair.shape[1]:
+            done, used = _add(pair[0], pair[1], done, *table, used)
+            if 2 * used >= table[2].size:
+                larger = _empty(2 * table[2].size)
+                _move(*table, *larger)
+                table = larger
     taken = table[2] > 0
-    a, b, count = (column[taken] for column in table)
+    a, b, count = table[0][taken], table[1][taken], table[2][taken]
     order = np.lexsort((b, a))
     return a[order], b[order], count[order]
 
@@ -68,25 +71,34 @@ def _slot(a: Any, b: Any, keys_a: Any, keys_b: Any, counts: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def _add(first: Any, second: Any, keys_a: Any, keys_b: Any, counts: Any, used: int) -> Any:
-    """Add runs of equal pairs to an open-addressing table, which doubles when half full."""
-    i = 0
-    while i < first.size:
+def _add(first: Any, second: Any, start: int, keys_a: Any, keys_b: Any, counts: Any, used: int) -> Any:
+    """Add runs of equal pairs from ``start`` on; stop at the end or when the table is half full."""
+    i = start
+    while i < first.size and 2 * used < counts.size:
         a, b = first[i], second[i]
         begin = i
+        i += 1
         while i < first.size and first[i] == a and second[i] == b:
             i += 1
         at = _slot(a, b, keys_a, keys_b, counts)
         if counts[at] == 0:
-            keys_a[at], keys_b[at] = a, b
+            keys_a[at] = a
+            keys_b[at] = b
             used += 1
         counts[at] += i - begin
-        if 2 * used > counts.size:
-            old_a, old_b, old = keys_a, keys_b, counts
-            keys_a, keys_b = np.zeros(2 * old.size, np.uint64), np.zeros(2 * old.size, np.uint64)
-            counts = np.zeros(2 * old.size, np.int64)
-            for k in range(old.size):
-                if old[k]:
-                    to = _slot(old_a[k], old_b[k], keys_a, keys_b, counts)
-                    keys_a[to], keys_b[to], counts[to] = old_a[k], old_b[k], old[k]
-    return keys_a, keys_b, counts, used
+    return i, used
+
+
+@njit(cache=True, nogil=True)
+def _move(old_a: Any, old_b: Any, old: Any, keys_a: Any, keys_b: Any, counts: Any) -> None:
+    """Put the pairs of one table into an empty one."""
+    for k in range(old.size):
+        if old[k]:
+            at = _slot(old_a[k], old_b[k], keys_a, keys_b, counts)
+            keys_a[at] = old_a[k]
+            keys_b[at] = old_b[k]
+            counts[at] = old[k]
+
+
+def _empty(size: int) -> tuple[Labels, Labels, Counts]:
+    return np.zeros(size, np.uint64), np.zeros(size, np.uint64), np.zeros(size, np.int64)

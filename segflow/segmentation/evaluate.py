@@ -71,7 +71,9 @@ def evaluate(
     if not keep_zero:
         t, s, count = t[t != 0], s[t != 0], count[t != 0]
     if not count.size:
-        raise ChunkError("there is nothing to compare: every voxel of the ground truth is 0 (--keep-zero counts it)")
+        raise ChunkError(
+            "there is nothing to compare: every voxel of the ground truth is 0 (--keep-zero counts it)"
+        )
     table = _Table.of(t, s, count, zero_as_singletons)
     labelled = (t != 0) & (s != 0) & (count > size_threshold)
     return {**table.overlaps(), **table.pairs(), **_edits(t[labelled], s[labelled])}

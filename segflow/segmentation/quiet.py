@@ -76,9 +76,7 @@ def _aside(stream: Any, saved: int) -> Any:
             return stream
     except (OSError, ValueError, AttributeError):
         return stream
-    return open(
-        os.dup(saved), "w", buffering=1, encoding=stream.encoding, errors=stream.errors, newline=""
-    )
+    return open(os.dup(saved), "w", buffering=1, encoding=stream.encoding, errors=stream.errors, newline="")
 
 
 def _flush(stream: Any) -> None:
