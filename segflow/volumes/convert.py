@@ -42,7 +42,9 @@ def to_dtype(chunk: Chunk, dtype: str) -> NDArray[Any]:
     if array.dtype == target:
         return array
     if array.dtype.kind == "f" and target == np.uint8:
-        return _to_bytes(array)
+        from segflow.image.quantize import mean_bytes
+
+        return mean_bytes(array[np.newaxis])
     if array.dtype.kind == "f" and target.kind == "f":
         return array.astype(target)
     if array.dtype == np.uint8 and target.kind == "f" and not chunk.is_segmentation:
@@ -55,20 +57,6 @@ def to_dtype(chunk: Chunk, dtype: str) -> NDArray[Any]:
         f"the chunk is {array.dtype} and the volume {target}, which does not hold it; "
         "convert the chunk or write to a volume of its dtype"
     )
-
-
-def _to_bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
-    made = np.empty(array.shape, np.uint8)
-    for index in np.ndindex(array.shape[:-2]):
-        values = array[index]
-        low, high = float(values.min()), float(values.max())
-        if not (low >= -1e-4 and high <= 1 + 1e-4):  # NaN fails too
-            raise ChunkError(
-                f"values from {low:g} to {high:g} are not in [0, 1], so they cannot be written as uint8; "
-                "normalise them or use --dtype float32"
-            )
-        made[index] = np.rint(np.clip(values, 0, 1) * np.float32(255))
-    return made
 
 
 def _integers(array: NDArray[Any], target: np.dtype[Any]) -> NDArray[Any]:

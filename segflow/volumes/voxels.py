@@ -8,7 +8,6 @@ with cloud-volume. Arrays are czyx here; these libraries' xyz ends at this file.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from segflow.errors import BoxError, VolumeError
 from segflow.geometry import Box, blocks
 from segflow.volumes.base import VolumeInfo
+from segflow.volumes.files import reason
 from segflow.volumes.store import allow_empty_token, local_path, locked, replace_file
 
 PACKED = {".gz": "gzip", ".br": "br", ".zstd": "zstd", ".xz": "xz", ".bz2": "bz2"}
@@ -200,21 +200,8 @@ def _told(info: VolumeInfo) -> Iterator[None]:
         yield
     except (VolumeError, MemoryError):
         raise
-    except OSError as error:
-        raise VolumeError(f"{info.path}: {error.strerror or error}".lower()) from error
     except Exception as error:
-        raise VolumeError(f"{info.path}, mip {info.mip}: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    text = str(error)
-    system = re.search(r"([^:\"]+) \[os_error_code='(\d+)'\]", text)
-    if system:
-        more = "; free some space" if system[2] == "28" else ""
-        return system[1].strip().lower() + more
-    missing = re.search(r"chunk \{.*\} stored at (.*) is missing", text)
-    if missing:
-        return f"{missing[1]} is missing; use --fill-missing to read zeros there"
-    if type(error).__name__ == "EmptyVolumeException":
-        return f"the block {text} is missing; use --fill-missing to read zeros there"
-    return f"{type(error).__name__}: {text}" if not isinstance(error, ValueError) else text
+        text = f"{type(error).__name__}: {error}" if not str(error) else reason(error)
+        if type(error).__name__ == "EmptyVolumeException":
+            text = f"the block {text} is missing; use --fill-missing to read zeros there"
+        raise VolumeError(f"{info.path}, mip {info.mip}: {text}") from error
