@@ -105,7 +105,7 @@ def _words(command: click.Command, made: click.Context) -> list[str]:
     words: list[str] = []
     for parameter in command.params:
         key = str(parameter.name)
-        if made.get_parameter_source(key) != ParameterSource.COMMANDLINE:
+        if key not in made.params or made.get_parameter_source(key) != ParameterSource.COMMANDLINE:
             continue
         value = made.params[key]
         word = long_name(parameter)

@@ -74,17 +74,18 @@ def select(
     Raises:
         ChunkError: channels that are not there. BoxError: ``box`` is not inside.
     """
+    from segflow.chunk import DEFAULT_OFFSETS
+
     if channels is not None:
         wanted, plain = parse_channels(channels, info.channels)
-        offsets = tuple(info.offsets[c] for c in wanted) if info.offsets else None
-        same = wanted == list(range(info.channels))
-        kind = info.layer_type
-        if not plain and kind == "affinity_map" and not same and offsets is None and len(wanted) != 3:
-            kind = "probability_map"
-        if plain and kind == "affinity_map":
+        kind, offsets = info.layer_type, info.offsets
+        if kind == "affinity_map" and offsets is None and info.channels == 3:
+            offsets = DEFAULT_OFFSETS
+        if kind == "affinity_map" and (plain or offsets is None):
             kind, offsets = "probability_map", None
-        info = replace(info, channels=len(wanted), offsets=offsets, layer_type=kind)
-        info = replace(info, extra={**info.extra, "ndim": 3 if plain else 4})
+        offsets = tuple(offsets[c] for c in wanted) if offsets else None
+        extra = {**info.extra, "ndim": 3 if plain else 4}
+        info = replace(info, channels=len(wanted), offsets=offsets, layer_type=kind, extra=extra)
     if channel_order == "zyx":
         if info.channels != 3:
             raise ChunkError(f"--channel-order zyx is for 3 channels of affinities, not {info.channels}")
