@@ -1,0 +1,217 @@
+"""inference: a network over an image."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from segflow.cli.operator import name_in, name_out, operator, option, triple
+from segflow.cli.parameters import NumbersOrWord, triple_or_word
+from segflow.cli.plan import Plan, Spec
+from segflow.errors import ChunkError, UsageError
+
+if TYPE_CHECKING:
+    from segflow.chunk import Chunk
+    from segflow.inference.backends import Backend
+    from segflow.inference.patches import Patch
+    from segflow.state import State
+
+Triple = tuple[int, int, int]
+LAYOUT = ("mask_output_chunk", "patch_num", "patch_grid", "pad")
+
+
+def _files(options: dict[str, Any]) -> tuple[str | None, str | None]:
+    """Give the model file and the weights that the options name."""
+    model, weights = options["convnet_model"], options["convnet_weight_path"]
+    if options["model"] is None:
+        return model, weights
+    if model is not None:
+        raise UsageError("give --model (a shipped network) or --convnet-model (a file), not both")
+    from segflow.inference.models import shipped
+
+    file, own = shipped(options["model"])
+    return file, weights or own
+
+
+def _patch(options: dict[str, Any], shape: tuple[int, ...] | None = None) -> Patch:
+    """Give the patch that the options name; for ``auto`` the first that fits ``shape``."""
+    from segflow.inference.patches import AUTO, Patch, fitting
+
+    size, output, overlap = (options[k] for k in ("patch_size", "output_patch_size", "patch_overlap"))
+    if size != "auto":
+        return Patch.of(size, output, overlap)
+    if output or options["patch_num"] or options["patch_grid"] == "volume":
+        raise UsageError("--patch-size auto excludes --output-patch-size, --patch-num, --patch-grid volume")
+    if options["framework"] in ("universal", "general"):
+        raise UsageError(f"--patch-size auto does not go with --framework {options['framework']}")
+    return fitting(shape[-3:] if shape else AUTO[0], overlap)[0]
+
+
+def plan(plan: Plan, options: dict[str, Any]) -> Spec:
+    """Check the files and the options, and lay out the patches as far as the chunk is known."""
+    from segflow.geometry import Box
+    from segflow.inference.backends import check_files
+    from segflow.inference.patches import layout
+
+    if options["augment"]:
+        raise UsageError("--augment is not built yet; leave it out, or give --no-augment")
+    if options["bump"] == "zung":
+        raise UsageError("--bump zung is not built; choose wu, gaussian or flat")
+    model, weights = _files(options)
+    if not any(path and plan.made(path) for path in (model, weights)):
+        check_files(options["framework"], model, weights)
+    spec = plan.spec(options["chunk"])
+    given = options["num_input_channels"]
+    have = None if spec.shape is None else spec.shape[0] if len(spec.shape) == 4 else 1
+    if None not in (given, have) and given != have:
+        raise UsageError(f"--num-input-channels is {given}, and the chunk has {have}")
+    patch = _patch(options, spec.shape)
+    found = Spec(None, options["output_dtype"], None, spec.voxel_size)
+    if spec.shape is None or options["patch_grid"] == "volume":
+        return found
+    try:
+        box = Box.of(spec.voxel_offset or (0, 0, 0), spec.shape[-3:])
+        kept = {key: options[key] for key in LAYOUT}
+        output = layout(box, patch, crop_margin=options["output_crop_margin"], **kept).output
+    except ChunkError as error:
+        raise UsageError(str(error)) from None
+    channels = options["num_output_channels"] or (3 if options["model"] else None)
+    if options["framework"] == "identity":
+        channels = channels or have
+    if options["mask_myelin_threshold"] is not None:
+        channels = 3
+    found = found.change(voxel_offset=output.start if spec.voxel_offset else None)
+    if channels is None:
+        return found
+    kind = "affinity_map" if channels == 3 else "probability_map"
+    return found.change(shape=(channels, *output.shape) if channels > 1 else output.shape, layer_type=kind)
+
+
+@lru_cache(maxsize=2)
+def _load(_stamps: tuple[int, ...], **options: Any) -> Backend:
+    from segflow.inference import load_backend
+
+    return load_backend(**options)
+
+
+def _backend(options: dict[str, Any], patch: Patch, channels: int) -> Backend:
+    """Load the network; the same files and options give what is loaded already."""
+    from pathlib import Path
+
+    model, weights = _files(options)
+    stamps = [Path(f).stat().st_mtime_ns for f in (model, weights) if f and Path(f).is_file()]
+    keys = ("framework", "device", "dtype")
+    return _load(
+        tuple(stamps), model=model, weights=weights, patch=patch, channels=channels,
+        output_channels=options["num_output_channels"], **{key: options[key] for key in keys},
+    )  # fmt: skip
+
+
+def prepare(**options: Any) -> Backend:
+    """Load and check the network before the first chunk is read."""
+    return _backend(options, _patch(options), options["num_input_channels"] or 1)
+
+
+@operator(
+    "Inference",
+    uses="gpu",
+    plan=plan,
+    example="segflow read-tif -f image.tif -o image inference --model affinity-snemi3d "
+    "--mask-output-chunk -i image -o affs write-h5 -i affs -f affs.h5",
+)
+@name_in(help="Image: zyx, or czyx for several input channels; integers are divided by their maximum.")
+@option("-m", "--convnet-model", default=None, metavar="FILE", show_default=False,
+        help="Python file that defines the network, or a TorchScript file.")  # fmt: skip
+@option("-w", "--convnet-weight-path", default=None, metavar="FILE", show_default=False,
+        help="Weights: a state_dict, saved by torch.save.")  # fmt: skip
+@option("--model", default=None, metavar="NAME", show_default=False,
+        help="Shipped network, instead of --convnet-model: affinity-snemi3d.")  # fmt: skip
+@triple_or_word("-s", "--patch-size", word="auto", aliases=["--input-patch-size"], default=(20, 256, 256),
+                help="Input patch, voxels; auto times two sizes.")  # fmt: skip
+@triple("-z", "--output-patch-size", default=None, show_default=False,
+        help="Output patch, voxels; default: the input patch.")  # fmt: skip
+@triple("-v", "--patch-overlap", aliases=["--output-patch-overlap"], default=(4, 64, 64),
+        help="Overlap of output patches, voxels.")  # fmt: skip
+@triple("--output-crop-margin", default=None, show_default=False,
+        help="Border to cut off, voxels; default: the overlap; none with --mask-output-chunk.")  # fmt: skip
+@triple("-n", "--patch-num", default=None, show_default=False,
+        help="Number of patches, checked against the chunk.")  # fmt: skip
+@option("--num-input-channels", type=click.IntRange(1), default=None, show_default=False,
+        help="Channels of the image; default: what it has.")  # fmt: skip
+@option("-c", "--num-output-channels", type=click.IntRange(1), default=None, show_default=False,
+        help="Channels to keep; default: all that the network gives.")  # fmt: skip
+@option("-d", "--dtype", type=click.Choice(["float32", "bfloat16", "float16", "auto"]), default="auto",
+        help="What it computes with; auto: bfloat16 where that is fast and the answer stays.")  # fmt: skip
+@option("-f", "--framework", type=click.Choice(["pytorch", "universal", "general", "identity"]),
+        default="pytorch", help="What runs the network.")  # fmt: skip
+@option("-b", "--batch-size", type=NumbersOrWord(1, "auto"), default=1,
+        help="Patches at once; auto halves it when memory runs out.")  # fmt: skip
+@option("--bump", type=click.Choice(["wu", "gaussian", "flat", "zung"]), default="wu",
+        help="Weights of a patch's voxels where patches overlap.")  # fmt: skip
+@option("--mask-output-chunk/--no-mask-output-chunk", default=False,
+        help="Keep the chunk's border, where fewer patches meet.")  # fmt: skip
+@option("-y", "--mask-myelin-threshold", type=float, default=None, show_default=False,
+        help="Set the first three channels to 0 where the fourth is below this, and drop it.")  # fmt: skip
+@option("--augment/--no-augment", default=False, help="Test-time augmentation (not built yet).")
+@option("--device", default=None, metavar="DEVICE", show_default=False,
+        help="cpu, cuda or cuda:N; default: CUDA where there is one.")  # fmt: skip
+@option("--output-dtype", type=click.Choice(["float32", "uint8"]), default="float32",
+        help="uint8 stores round(255 a).")  # fmt: skip
+@option("--patch-grid", type=click.Choice(["chunk", "volume"]), default="chunk",
+        help="Where patches are counted from; with volume a block gives what the whole gives.")  # fmt: skip
+@option("--pad", type=click.Choice(["reflect"]), default=None, show_default=False,
+        help="Let the chunk be smaller than a patch: it is mirrored.")  # fmt: skip
+@name_out(help="Map to write: zyx for one channel, else czyx.")
+def inference(
+    chunk: Chunk,
+    *,
+    convnet_model: str | None = None,
+    convnet_weight_path: str | None = None,
+    model: str | None = None,
+    patch_size: Triple | str = (20, 256, 256),
+    output_patch_size: Triple | None = None,
+    patch_overlap: Triple = (4, 64, 64),
+    output_crop_margin: Triple | None = None,
+    patch_num: Triple | None = None,
+    num_input_channels: int | None = None,
+    num_output_channels: int | None = None,
+    dtype: str = "float32",
+    framework: str = "pytorch",
+    batch_size: int | str = 1,
+    bump: str = "wu",
+    mask_output_chunk: bool = False,
+    mask_myelin_threshold: float | None = None,
+    augment: bool = False,
+    device: str | None = None,
+    output_dtype: str = "float32",
+    patch_grid: str = "chunk",
+    pad: str | None = None,
+    state: State | None = None,
+) -> Chunk:
+    """Run a network over an image in overlapping patches and blend its answers.
+
+    The chunk may have any size from one patch on. All-zero patches are not computed. A model file
+    defines InstantiatedModel and, if it likes, pre_process, post_process and load_model.
+    """
+    options = dict(locals())
+    from segflow.inference import best_patch, infer
+
+    if augment:
+        raise UsageError("--augment is not built yet; leave it out, or give --no-augment")
+    if num_input_channels not in (None, chunk.channels):
+        raise ChunkError(f"--num-input-channels is {num_input_channels}, and the chunk has {chunk.channels}")
+    patch = _patch(options, chunk.shape)
+    backend = _backend(options, patch, chunk.channels)
+    placed = {key: options[key] for key in LAYOUT} | {"crop_margin": output_crop_margin}
+    if patch_size == "auto":
+        patch = best_patch(chunk, backend, patch_overlap, **placed)
+    if state is not None:
+        state.run.device = backend.device
+        if backend.files:
+            state.run.facts.setdefault("weights", {}).update(backend.files)
+    return infer(
+        chunk, backend, patch=patch, bump=bump, batch_size=batch_size, channels=num_output_channels,
+        myelin_threshold=mask_myelin_threshold, output_dtype=output_dtype, **placed,
+    )  # fmt: skip
