@@ -8,7 +8,6 @@ from segflow.cli.files import before_the_run, spec_of
 from segflow.cli.operator import mip_option, name_out, operator, option, triple, volume_option
 from segflow.cli.plan import UNKNOWN, Plan, Spec
 from segflow.cli.volumes import check_box, existing
-from segflow.volumes.files import box_from
 
 if TYPE_CHECKING:
     from segflow.chunk import Chunk
@@ -17,35 +16,36 @@ if TYPE_CHECKING:
 
 def plan_precomputed(plan: Plan, options: dict[str, Any]) -> Spec:
     """Check info and box."""
+    from segflow.volumes import open_volume
+
     mip = plan.mip if options["mip"] is None else options["mip"]
     told = [options[key] for key in ("start", "stop", "size")]
     info = existing(plan, options["volume"], mip)
     if info is None:
         return UNKNOWN
+    volume: Any = open_volume(options["volume"])
+    if plan.tasks and not any(told):
+        return spec_of(info).change(shape=None, voxel_offset=None)
     with before_the_run():
-        box = box_from(info.bounds, *told)
-        if box is not None and plan.bbox is None and mip == plan.mip and not plan.tasks:
-            plan.bbox = box
-        elif box is None and plan.tasks:
-            return spec_of(info).change(shape=None, voxel_offset=None)
-        elif box is None and plan.bbox is not None:
-            from segflow.volumes import box_at_mip, open_volume
-
-            box = box_at_mip(open_volume(options["volume"]), plan.bbox, plan.mip, mip)
-    box = (box or info.bounds).grow(options["margin"] or (0, 0, 0))
+        box = volume.choose(mip, *told, plan.bbox, plan.mip)
+    if any(told) and plan.bbox is None and mip == plan.mip and not plan.tasks:
+        plan.bbox = box
+    box = box.grow(options["margin"] or (0, 0, 0))
     check_box(box, info)
     spec = spec_of(info)
     return spec.change(shape=(*(spec.shape or ())[:-3], *box.shape), voxel_offset=box.start)
 
 
 @operator("Reading", uses="io", plan=plan_precomputed,
-          example="segflow read-precomputed -v s3://bucket/image --start 0 0 0 --size 64 512 512 view")  # fmt: skip
+          example="segflow read-precomputed -v s3://bucket/em --start 0 0 0 --size 64 512 512")  # fmt: skip
 @volume_option("Volume: a folder, file://, s3:// or gs:// (precomputed), zarr:// or n5://.")
 @mip_option()
 @triple("--start", default=None, aliases=("--chunk-start", "-s"), help="First voxel, at the mip read.")
 @triple("--stop", default=None, aliases=("--chunk-stop",), help="The voxel after the last, at the mip read.")
 @triple("--size", default=None, aliases=("--chunk-size", "-z"), help="Size of the box, voxels.")
-@triple("--expand-margin-size", "-e", "margin", default=None, help="Read this much more on each side, voxels.")
+@triple(
+    "--expand-margin-size", "-e", "margin", default=None, help="Read this much more on each side, voxels."
+)
 @option("--fill-missing/--no-fill-missing", default=True, help="Missing blocks are zeros, or an error.")
 @option("--validate-mip", type=int, default=None, help="Compare with this coarser mip; end if they differ.")
 @option("--blackout-sections/--no-blackout-sections", default=False,
@@ -71,18 +71,15 @@ def read_precomputed(
     What lies outside the volume is zeros, with a warning. The task's box is at --mip of the run;
     with another -m it is scaled and has to divide.
     """
-    from segflow.volumes import box_at_mip, open_volume
+    from segflow.volumes import open_volume
     from segflow.volumes.checks import black_out, check_against
 
-    source = open_volume(volume, use_https=use_https)
+    source: Any = open_volume(volume, use_https=use_https)
     level = mip if mip is not None else state.mip if state is not None else 0
-    info = source.info(level)
-    box = box_from(info.bounds, start, stop, size)
-    if box is None and state is not None and state.bbox is not None:
-        box = box_at_mip(source, state.bbox, state.mip, level)
-    elif box is not None and state is not None and state.bbox is None and state.mip == level:
+    task, task_mip = (state.bbox, state.mip) if state is not None else (None, 0)
+    box = source.choose(level, start, stop, size, task, task_mip)
+    if state is not None and task is None and (start or stop or size) and level == task_mip:
         state.bbox = box
-    box = box or info.bounds
     chunk = source.read(box.grow(margin or (0, 0, 0)), level, fill_missing=fill_missing)
     if validate_mip is not None:
         check_against(source, chunk, level, validate_mip)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import time
 from collections.abc import Iterable, Iterator
@@ -54,13 +55,19 @@ class Step:
                     values.pop(key, None)
             elif state is not None and values.get(key):
                 if parameter.role == "in":
-                    values[key] = state[values[key]]
+                    values[key] = state.get(values[key]) if self._may_lack(key, state) else state[values[key]]
                 else:
                     parts = [p.strip() for p in values[key].split(",") if p.strip()]
                     values[key] = {p: state[p.split("[")[0]] for p in parts}
         if state is not None and "state" in self.operator.takes:
             values["state"] = state
         return values
+
+    def _may_lack(self, key: str, state: State) -> bool:
+        """Whether a step that a skip led to can do without the chunk: its default is None."""
+        if not state.resumed:
+            return False
+        return inspect.signature(self.operator.function).parameters[key].default is None
 
     def store(self, state: State, result: Any) -> None:
         """Put what a map function returned under its output names."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+import shlex
+from typing import TYPE_CHECKING, Any
 
 from segflow.cli.files import before_the_run
 from segflow.cli.plan import Plan
@@ -68,3 +69,11 @@ def check_box(box: Box, info: VolumeInfo) -> None:
         raise UsageError(
             f"box {box} is wholly outside {info.bounds}, the bounds of {info.path} at mip {info.mip}"
         )
+
+
+def view_line(volume: Any) -> str:
+    """Give the line that looks at a volume, at its finest mip of at most 268 Mvoxel."""
+    count = volume.info().mips
+    mip = next((m for m in range(count) if volume.info(m).bounds.voxels <= 2**28), count - 1)
+    at = f" --mip {mip}" if mip else ""
+    return f"segflow read-precomputed -v {shlex.quote(volume.path)}{at} neuroglancer"

@@ -73,9 +73,7 @@ def downsample_chunk(chunk: Chunk, factor: int | Sequence[int] = (2, 2, 2)) -> C
     phase = [o % f for o, f in zip(chunk.voxel_offset, window)]
     made = downsample(chunk.array, window, labels=chunk.is_segmentation, phase=phase)
     size = chunk.voxel_size and tuple(s * f for s, f in zip(chunk.voxel_size, window))
-    return chunk.with_array(
-        made, voxel_offset=_floor(chunk.voxel_offset, window), voxel_size=size, source={}
-    )
+    return chunk.with_array(made, voxel_offset=_floor(chunk.voxel_offset, window), voxel_size=size, source={})
 
 
 def _floor(offset: Vec, factor: Vec) -> Vec:

@@ -125,9 +125,9 @@ def _mode_of_four(a: Any, b: Any, c: Any, d: Any) -> Any:
     """Do what _mode does, for four values, without a loop."""
     if a == b:
         return c if a == 0 and c == d else a
-    if a == c or a == d:
-        return b if a == 0 and (b == d or b == c) else a
-    if b == c or b == d:
+    if a in (c, d):
+        return b if a == 0 and (b in (d, c)) else a
+    if b in (c, d):
         return b
     if c == d:
         return c

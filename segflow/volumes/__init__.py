@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from segflow.errors import UsageError
-from segflow.geometry import Box
 from segflow.volumes.base import Volume, VolumeInfo
 from segflow.volumes.store import Store, open_store
 
-__all__ = ["Volume", "VolumeInfo", "box_at_mip", "bucket_files", "open_volume", "peek", "split_address"]
+__all__ = ["Volume", "VolumeInfo", "bucket_files", "open_volume", "peek", "split_address"]
 
 PLACES = ("file", "s3", "gs", "http", "https")
 
@@ -77,22 +76,6 @@ def peek(path: str, mip: int = 0) -> VolumeInfo | None:
 
     raw = open_store(place).get_json("info")
     return None if raw is None else parse(place, raw, mip)
-
-
-def box_at_mip(volume: Volume, box: Box, fine: int, coarse: int) -> Box:
-    """Scale a box from one mip of a volume to another.
-
-    Raises:
-        BoxError: it does not divide.
-        VolumeError: there is no such volume or mip.
-    """
-    if fine == coarse:
-        return box
-    if hasattr(volume, "ratio"):
-        return box.scale(*volume.ratio(fine, coarse))
-    sizes = [volume.info(mip).voxel_size or (1, 1, 1) for mip in (fine, coarse)]
-    numerator, denominator = ([round(1000 * v) for v in size] for size in sizes)
-    return box.scale(numerator, denominator)
 
 
 def bucket_files(path: str) -> Store:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from segflow.chunk import Chunk
 from segflow.errors import UsageError, VolumeError
 from segflow.geometry import vec
-from segflow.volumes import box_at_mip, bucket_files
-from segflow.volumes.base import Volume
+from segflow.volumes import bucket_files
+from segflow.volumes.bounded import BoundedVolume
 
 BLACKOUT = "blackout_section_ids.json"
 
 
-def black_out(volume: Volume, chunk: Chunk, mip: int) -> Chunk:
+def black_out(volume: BoundedVolume, chunk: Chunk, mip: int) -> Chunk:
     """Set sections to zero that ``blackout_section_ids.json`` of a volume names at mip 0.
 
     The file is ``{"section_ids": [z, ...]}``.
@@ -22,8 +22,7 @@ def black_out(volume: Volume, chunk: Chunk, mip: int) -> Chunk:
     found = bucket_files(volume.path).get_json(BLACKOUT)
     if not isinstance(found, dict) or not isinstance(found.get("section_ids"), list):
         raise VolumeError(f'{volume.path}/{BLACKOUT} is needed and must be {{"section_ids": [z, ...]}}')
-    sizes = [volume.info(level).voxel_size or (1, 1, 1) for level in (0, mip)]
-    factor = max(1, round(sizes[1][0] / sizes[0][0]))
+    factor = volume.ratio(0, mip)[1][0]
     depth = chunk.shape[-3]
     rows = {int(z) // factor - chunk.voxel_offset[0] for z in found["section_ids"]}
     array = chunk.array.copy()
@@ -31,7 +30,7 @@ def black_out(volume: Volume, chunk: Chunk, mip: int) -> Chunk:
     return chunk.with_array(array)
 
 
-def check_against(volume: Volume, chunk: Chunk, mip: int, coarse: int) -> None:
+def check_against(volume: BoundedVolume, chunk: Chunk, mip: int, coarse: int) -> None:
     """Compare a chunk with a coarser mip of its volume.
 
     Every voxel, downsampled, may differ by one grey level for each mip between and one more.
@@ -47,7 +46,7 @@ def check_against(volume: Volume, chunk: Chunk, mip: int, coarse: int) -> None:
 
     if coarse <= mip or chunk.is_segmentation:
         raise UsageError("--validate-mip compares an image with a coarser mip than the one that is read")
-    box = box_at_mip(volume, chunk.bbox, mip, coarse)
+    box = chunk.bbox.scale(*volume.ratio(mip, coarse))
     theirs = volume.read(box, coarse).array.astype(np.float64)
     factor = vec([a // b for a, b in zip(chunk.bbox.shape, box.shape)])
     ours = downsample(chunk.array.astype(np.float64), factor)

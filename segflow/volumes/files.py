@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segflow.errors import BoxError, SegflowError, UsageError, VolumeError
+from segflow.errors import BoxError, ChunkError, SegflowError, UsageError, VolumeError
 from segflow.geometry import Box, vec
 from segflow.volumes.base import VolumeInfo
 
@@ -207,20 +207,29 @@ def box_from(
     return Box.of(begin, size) if size is not None else Box(begin, vec(stop or bounds.stop))
 
 
-def task_chunk(chunk: Chunk, state: State | None, info: VolumeInfo | None = None) -> Chunk:
+def task_chunk(chunk: Chunk | None, state: State | None, info: VolumeInfo | None = None) -> Chunk:
     """Give what a writer writes: the chunk, or zeros in the task's box where a skip led to it.
 
     The zeros have the channels and dtype of the volume ``info``, else of the chunk.
+
+    Raises:
+        ChunkError: there is no chunk, nor a volume to tell what zeros are written.
     """
-    if state is None or not state.resumed or state.bbox is None:
+    if chunk is not None and (state is None or not state.resumed or state.bbox is None):
         return chunk
     import numpy as np
 
-    lead = chunk.shape[:-3] if info is None else (info.channels,) if info.channels > 1 else ()
-    zero = np.zeros((), chunk.dtype if info is None else info.dtype)
-    array = np.broadcast_to(zero, (*lead, *state.bbox.shape))
-    kind, offsets = (chunk.layer_type, chunk.offsets) if info is None else (info.layer_type, info.offsets)
-    return replace(chunk, array=array, voxel_offset=state.bbox.start, layer_type=kind, offsets=offsets)
+    from segflow.chunk import Chunk
+
+    box = state.bbox if state is not None else None
+    if box is None or (info is None and chunk is None):
+        raise ChunkError("there is no chunk to write, and no volume and task that tell the zeros for it")
+    if info is None:
+        array = np.broadcast_to(np.zeros((), chunk.dtype), (*chunk.shape[:-3], *box.shape))
+        return replace(chunk, array=array, voxel_offset=box.start)
+    lead = (info.channels,) if info.channels > 1 else ()
+    array = np.broadcast_to(np.zeros((), info.dtype), (*lead, *box.shape))
+    return Chunk(array, box.start, info.voxel_size, info.layer_type, info.offsets)
 
 
 def wrote(state: State | None, path: str, chunk: Chunk, kind: str) -> None:

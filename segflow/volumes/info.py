@@ -142,7 +142,7 @@ def make(
         raise ChunkError(f"the encoding {encoding} takes uint32 or uint64, not {dtype}; use --dtype")
     if encoding == "jpeg" and (dtype != "uint8" or channels not in (1, 3)):
         raise ChunkError(f"jpeg takes uint8 of 1 or 3 channels, not {dtype} of {channels}")
-    own: Info = {"layer_type": layer_type}
+    own: Info = {} if layer_type == "image" and channels > 1 else {"layer_type": layer_type}
     if offsets:
         own["offsets"] = [list(o) for o in offsets]
     if voxel_size is None:
@@ -232,5 +232,24 @@ def add_mips(store: Store, mips: int, factor: Sequence[int] | None = None) -> In
         if found is None:
             raise VolumeError(f"{store.path} has no info; make one with create-info or write-precomputed")
         return with_mips(found, mips, factor)
+
+    return change_json(store, "info", edit)
+
+
+def keep_offsets(store: Store, offsets: Sequence[Vec]) -> Info:
+    """Note which neighbours the channels of an affinity volume join; give the info.
+
+    Raises:
+        ChunkError: the volume's channels join others.
+    """
+
+    def edit(found: Info | None) -> Info:
+        own = dict((found or {}).get("segflow", {}))
+        have = own.setdefault("offsets", [list(o) for o in offsets])
+        if [vec(o) for o in have] != list(offsets):
+            raise ChunkError(
+                f"the chunk's affinity offsets are {list(offsets)}, those of {store.path} {have}"
+            )
+        return {**(found or {}), "segflow": {**own, "layer_type": "affinity_map"}}
 
     return change_json(store, "info", edit)

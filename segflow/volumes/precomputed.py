@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from segflow.errors import VolumeError
 from segflow.volumes import info as metadata
 from segflow.volumes.base import VolumeInfo
 from segflow.volumes.bounded import BoundedVolume
 from segflow.volumes.store import Store, open_store
+
+if TYPE_CHECKING:
+    from segflow.chunk import Chunk
 
 
 class PrecomputedVolume(BoundedVolume):
@@ -71,6 +74,11 @@ class PrecomputedVolume(BoundedVolume):
         """Give numerators and denominators that scale a box between two mips."""
         self.info(max(fine, coarse))
         return metadata.ratio(self.raw, fine, coarse, self.path)
+
+    def write(self, chunk: Chunk, mip: int = 0) -> None:
+        if chunk.offsets is not None and chunk.offsets != self.info(mip).offsets:
+            self._raw = metadata.keep_offsets(self.store, chunk.offsets)
+        super().write(chunk, mip)
 
     def _voxels(self, info: VolumeInfo) -> Any:
         from segflow.volumes.voxels import open_voxels

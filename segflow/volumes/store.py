@@ -317,9 +317,7 @@ class CloudStore(Store):
             from google.api_core.exceptions import PreconditionFailed
 
             try:
-                self._blob(name).upload_from_string(
-                    data, "application/json", if_generation_match=token or 0
-                )
+                self._blob(name).upload_from_string(data, "application/json", if_generation_match=token or 0)
             except PreconditionFailed:
                 return False
             return True
