@@ -16,14 +16,15 @@ from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segflow.errors import SegflowError, UsageError
+from segflow.errors import ChunkError, SegflowError, UsageError
+from segflow.geometry import vec
 
 if TYPE_CHECKING:
-    from segflow.chunk import Chunk
     from segflow.geometry import Box
 
 FOLDERS = ("SEGFLOW_PLUGIN_DIR", "CHUNKFLOW_PLUGIN_DIR")
 ENTRY = "execute"
+PLAIN = (int, float, str, bytes, type(None))  # no chunk, nor anything that a later step could read
 
 
 def find_plugin(file: str) -> Path:
@@ -41,9 +42,9 @@ def find_plugin(file: str) -> Path:
             if path.is_file():
                 return path.absolute()
     near = _near(named)
-    where = "".join(f", {folder}" for folder in folders)
+    where = "".join(f", nor in {folder}" for folder in folders)
     raise UsageError(
-        f"there is no plugin {file} in .{where}{near}; give a file, or its folder in ${FOLDERS[0]}"
+        f"there is no plugin {file} here{where}{near}; give a file, or its folder in ${FOLDERS[0]}"
     )
 
 
@@ -110,7 +111,7 @@ def _placed(path: Path) -> Iterator[None]:
     """Turn what the user's code raises into one line that names its file and line."""
     try:
         yield
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
         lines = [f.lineno for f in frames if f.filename == str(path)]
         where = f"{path} line {lines[-1]}" if lines else str(path)
@@ -175,35 +176,47 @@ def run_plugin(
         SegflowError: its code fails (the line is named), or another number of results comes back.
     """
     function, keywords = load_plugin(path), dict(args or {})
+    if "bbox" in _arguments(function)[len(inputs) :]:
+        keywords.setdefault("bbox", bbox)
     with _placed(path):
-        try:
-            names = inspect.signature(function).parameters
-        except (TypeError, ValueError):
-            names = {}  # type: ignore[assignment]
-        if "bbox" in names and "bbox" not in keywords and len(inputs) <= list(names).index("bbox"):
-            keywords["bbox"] = bbox
         result = function(*inputs, **keywords)
     results = () if result is None else tuple(result) if isinstance(result, tuple | list) else (result,)
     if len(results) != outputs:
         raise SegflowError(
-            f"{path}: {ENTRY} returned {len(results)} values, --output-names names {outputs}; name each of them"
+            f"{path}: {ENTRY} returned {len(results)} values, but --output-names names {outputs}"
         )
     return tuple(_chunk(value, inputs, bbox, path) for value in results)
+
+
+def _arguments(function: Callable[..., Any]) -> list[str]:
+    try:
+        return list(inspect.signature(function).parameters)
+    except (TypeError, ValueError):  # compiled code tells no signature
+        return []
 
 
 def _chunk(value: Any, inputs: Sequence[Any], bbox: Box | None, path: Path) -> Any:
     import numpy as np
 
     from segflow.chunk import Chunk
-    from segflow.errors import ChunkError
 
-    if not isinstance(value, np.ndarray):
+    if isinstance(value, Chunk) or not (hasattr(value, "__array__") or isinstance(value, PLAIN)):
         return value
+    value = np.asarray(value)
+    if value.ndim not in (3, 4) or value.dtype.kind not in "buif":
+        raise ChunkError(
+            f"{path}: {ENTRY} returned {value.dtype} of shape {value.shape}; a chunk is zyx or czyx of numbers"
+        )
     first = next((c for c in inputs if isinstance(c, Chunk)), None)
-    try:
-        if first is None:
-            return Chunk(value, bbox.start if bbox is not None else (0, 0, 0))
-        offset = [o + (a - b) // 2 for o, a, b in zip(first.voxel_offset, first.shape[-3:], value.shape[-3:])]
-        return first.with_array(value, voxel_offset=offset)
-    except (ChunkError, ValueError) as error:
-        raise ChunkError(f"{path}: {ENTRY} returned an array of shape {value.shape}; {error}") from error
+    if first is None:
+        return Chunk(value, bbox.start if bbox is not None else (0, 0, 0))
+    sizes = zip(first.voxel_offset, first.shape[-3:], value.shape[-3:])
+    same = (value.dtype, value.shape[:-3]) == (first.dtype, first.shape[:-3])
+    return Chunk(
+        value,
+        vec([o + (a - b) // 2 for o, a, b in sizes]),
+        first.voxel_size,
+        first.layer_type if same else None,
+        first.offsets if same else None,
+        first.source,
+    )
