@@ -1,0 +1,1 @@
+"""Looking at chunks: neuroglancer, a page for the browser, screenshots, pictures."""
