@@ -75,7 +75,8 @@ class AffinityUNet(nn.Module):
         for level in reversed(range(len(self.up))):
             x = torch.relu(skips[level] + self.up[level](x))
             x = self.decode[level](x)
-        return self.head(torch.relu(x))
+        with torch.autocast(x.device.type, enabled=False):  # the last sum decides: not in bfloat16
+            return self.head(torch.relu(x).to(self.head.weight.dtype))
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.sigmoid(self.logits(x)[:, : len(OFFSETS)])
