@@ -10,7 +10,6 @@ from segflow.cli.arrays import array_option, open_array
 from segflow.cli.files import LAYER_TYPES, before_the_run, check_writable, dtype_option
 from segflow.cli.operator import mip_option, name_in, operator, option, triple
 from segflow.cli.plan import Plan
-from segflow.errors import UsageError
 
 if TYPE_CHECKING:
     from segflow.chunk import Chunk
@@ -27,11 +26,6 @@ def plan_write(plan: Plan, options: dict[str, Any]) -> None:
                 volume.info(plan.mip if options["mip"] is None else options["mip"])
             else:
                 check_writable(plan, local, folder=True)
-                if plan.tasks and options["shape"] is None:
-                    raise UsageError(
-                        f"there is no volume at {options['path']} and the first of several tasks would set "
-                        "its size; give --shape (and --volume-offset), or make it with create-info"
-                    )
     plan.makes(local)
 
 
@@ -57,7 +51,7 @@ def plan_write(plan: Plan, options: dict[str, Any]) -> None:
 @option("--layer-type", type=click.Choice(LAYER_TYPES), default=None,
         help="Of a new volume; default: the chunk's.")  # fmt: skip
 def write_zarr(
-    chunk: Chunk,
+    chunk: Chunk | None = None,
     *,
     path: str,
     mip: int | None = None,
@@ -80,20 +74,15 @@ def write_zarr(
     A new one is an OME-Zarr (v3, or --zarr-version 2); downsample adds its mips. Any box can be
     written, by several workers at once.
     """
-    from segflow.geometry import Box
     from segflow.volumes import files
-    from segflow.volumes.convert import MAPS
-    from segflow.volumes.zarr import ZarrVolume
+    from segflow.volumes.zarr import ZarrVolume, volume_for
 
     volume = ZarrVolume(path)
     if not volume.exists:
-        kind = layer_type or chunk.layer_type
-        own = "uint8" if chunk.dtype.kind == "f" and kind in MAPS and not infer_dtype else chunk.dtype.name
-        start = volume_offset or ((0, 0, 0) if shape else chunk.voxel_offset)
-        volume = ZarrVolume.create(
-            path, Box.of(start, shape or chunk.bbox.shape), dtype or own, channels=chunk.channels,
-            voxel_size=voxel_size or chunk.voxel_size, layer_type=kind,
-            offsets=chunk.offsets if kind == "affinity_map" else None, block_size=block_size,
+        several = state is not None and (state.lease is not None or (state.count or 1) > 1)
+        volume = volume_for(
+            chunk, path, several=several, shape=shape, start=volume_offset, dtype=dtype,
+            keep_dtype=infer_dtype, voxel_size=voxel_size, layer_type=layer_type, block_size=block_size,
             shard_size=shard_size, version=int(version), ome=ome, compression=compression, order=order,
         )  # fmt: skip
     level = mip if mip is not None else state.mip if state is not None else 0

@@ -15,13 +15,11 @@ from segflow.errors import VolumeError
 from segflow.geometry import Box, Vec, vec
 from segflow.volumes.base import VolumeInfo
 from segflow.volumes.bounded import BoundedVolume
-from segflow.volumes.files import NANOMETERS, reading
+from segflow.volumes.files import reading
 from segflow.volumes.store import local_path, open_store
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-__all__ = ["NANOMETERS", "ArrayVolume", "Layout", "Level", "Size", "axes_of", "kvstore_of"]
 
 Size = tuple[float, float, float]
 LETTERS = {"channel": "c", "time": "t"}

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from segflow.errors import VolumeError
 from segflow.geometry import vec
-from segflow.volumes.arrays import NANOMETERS, ArrayVolume, Layout, Level, axes_of
+from segflow.volumes.arrays import ArrayVolume, Layout, Level, axes_of
+from segflow.volumes.files import NANOMETERS
 
 if TYPE_CHECKING:
     from segflow.chunk import Chunk
