@@ -146,7 +146,7 @@ def small_disk(tmp_path):
 @pytest.mark.parametrize(
     "writer",
     [
-        ["write-tif", "--compression", "", "-f", "{}/x.tif"],
+        ["write-tif", "--compression", "none", "-f", "{}/x.tif"],
         ["write-h5", "--compression", "lzf", "-f", "{}/x.h5"],
         ["write-npy", "-f", "{}/x.npy"],
         ["write-precomputed", "--voxel-size", 1, 1, 1, "--layer-type", "image", "-v", "file://{}/vol"],
@@ -154,7 +154,6 @@ def small_disk(tmp_path):
 )
 def test_full_disk(segflow, small_disk, writer):
     words = [str(w).format(small_disk) for w in writer]
-    words = [w for w in words if w != ""] if "--compression" not in words else words
     result = segflow("--quiet", "create-chunk", "-s", 32, 512, 512, *words, code=1)
     assert result.err.count("\n") == 1
     assert "space" in result.err
