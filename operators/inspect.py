@@ -63,7 +63,7 @@ def header(info: VolumeInfo) -> str:
         "voxel size": f"{words(info.voxel_size)} nm" if info.voxel_size else "unknown",
         "voxel offset": words(info.bounds.start),
         "channel offsets": "; ".join(words(o) for o in info.offsets) if info.offsets else None,
-        "mip": f"{info.mip} of {info.mips}" if info.mips > 1 else None,
+        "mip": f"{info.mip} of 0 to {info.mips - 1}" if info.mips > 1 else None,
         "block size": words(info.block_size) if info.block_size else None,
         "encoding": info.encoding,
     }

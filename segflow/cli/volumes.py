@@ -33,10 +33,10 @@ def existing(plan: Plan, path: str, mip: int = 0) -> VolumeInfo | None:
 
     info = look(plan, path, mip)
     form, place = split_address(path)
-    known = form == "precomputed" and place.startswith(("file://", "s3://"))
+    known = place.startswith("file://") or (form == "precomputed" and place.startswith("s3://"))
     if info is None and known and not plan.made(place):
         raise UsageError(
-            f"there is no precomputed volume at {place} (no info file); "
+            f"there is no {form} volume at {place}{' (no info file)' if form == 'precomputed' else ''}; "
             "make one with write-precomputed or create-info"
         )
     return info

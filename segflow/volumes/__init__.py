@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from segflow.errors import UsageError
 from segflow.volumes.base import Volume, VolumeInfo
@@ -62,14 +63,17 @@ def open_volume(path: str, *, use_https: bool = False, threads: int = 0) -> Volu
 
 
 def peek(path: str, mip: int = 0) -> VolumeInfo | None:
-    """Describe a precomputed volume quickly, from its info alone; None if it is not there or unknown.
+    """Describe a volume quickly, from its metadata alone; None if it is not there or unknown.
 
-    Unknown are places that are slow to ask (gs, http) and other formats.
+    Unknown are places that are slow to ask: gs and http, and buckets for zarr and n5.
 
     Raises:
         VolumeError: it is there, but broken or without this mip.
     """
     form, place = split_address(path)
+    if form != "precomputed" and place.startswith("file://"):
+        volume: Any = open_volume(path)
+        return volume.info(mip) if volume.exists else None
     if form != "precomputed" or not place.startswith(("file://", "s3://")):
         return None
     from segflow.volumes.info import parse

@@ -222,14 +222,14 @@ def task_chunk(chunk: Chunk | None, state: State | None, info: VolumeInfo | None
     from segflow.chunk import Chunk
 
     box = state.bbox if state is not None else None
-    if box is None or (info is None and chunk is None):
+    if box is not None and info is not None:
+        lead = (info.channels,) if info.channels > 1 else ()
+        array = np.broadcast_to(np.zeros((), info.dtype), (*lead, *box.shape))
+        return Chunk(array, box.start, info.voxel_size, info.layer_type, info.offsets)
+    if box is None or chunk is None:
         raise ChunkError("there is no chunk to write, and no volume and task that tell the zeros for it")
-    if info is None:
-        array = np.broadcast_to(np.zeros((), chunk.dtype), (*chunk.shape[:-3], *box.shape))
-        return replace(chunk, array=array, voxel_offset=box.start)
-    lead = (info.channels,) if info.channels > 1 else ()
-    array = np.broadcast_to(np.zeros((), info.dtype), (*lead, *box.shape))
-    return Chunk(array, box.start, info.voxel_size, info.layer_type, info.offsets)
+    array = np.broadcast_to(np.zeros((), chunk.dtype), (*chunk.shape[:-3], *box.shape))
+    return replace(chunk, array=array, voxel_offset=box.start)
 
 
 def wrote(state: State | None, path: str, chunk: Chunk, kind: str) -> None:
