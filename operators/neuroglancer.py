@@ -8,12 +8,12 @@ import click
 
 from segflow.cli.operator import names_in, operator, option, triple
 from segflow.cli.plan import Plan
-from segflow.cli.viewing import bind_option, check_viewer, picture_options, say, take_picture
+from segflow.cli.viewing import bind_option, check_viewer, picture_options, say, serve, take_picture
 from segflow.errors import UsageError
 
 if TYPE_CHECKING:
     from segflow.chunk import Chunk
-    from segflow.state import Run, State
+    from segflow.state import State
 
 LAYOUTS = ("4panel", "xy", "yz", "xz", "3d", "xy-3d", "yz-3d", "xz-3d")
 
@@ -29,14 +29,7 @@ def plan(plan: Plan, options: dict[str, Any]) -> None:
     check_viewer(plan, options)
 
 
-def finish(run: Run, **_options: Any) -> None:
-    """Serve until Ctrl+C."""
-    from segflow.view.server import Serving
-
-    Serving.of(run.memory).hold()
-
-
-@operator("Viewing", plan=plan, finish=finish,
+@operator("Viewing", plan=plan, finish=serve,
           example="segflow read-tif -f image.tif neuroglancer -p 33333 -v 30 6 6")  # fmt: skip
 @names_in("chunks", "-c", "--chunk-names", "-i", "--inputs", default=None, show_default="chunk, else all",
           help="Chunks to show, separated by commas; or image[color=red opacity=0.5].")  # fmt: skip
@@ -63,9 +56,9 @@ def neuroglancer(
     tasks add layers. With --screenshot a headless browser takes a picture, nothing is served and
     the chain goes on.
     """
-    from segflow.view.names import default_chunks
+    from segflow.view.names import shown
 
-    named = default_chunks(state) if chunks is None else chunks
+    named = shown(chunks, state)
     if screenshot:
         from segflow.view.screenshot import shoot
 

@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from segflow.cli.operator import name_in, operator, option
-from segflow.cli.plan import Plan
-from segflow.cli.viewing import bind_option, check_viewer, picture_options, say, take_picture
+from segflow.cli.viewing import bind_option, check_viewer, picture_options, say, serve, take_picture
 
 if TYPE_CHECKING:
     from segflow.chunk import Chunk
-    from segflow.state import Run, State
+    from segflow.state import State
 
 
-def plan(plan: Plan, options: dict[str, Any]) -> None:
-    """Check the port, the browser of a picture."""
-    check_viewer(plan, options)
-
-
-def finish(run: Run, **_options: Any) -> None:
-    """Serve until Ctrl+C."""
-    from segflow.view.server import Serving
-
-    Serving.of(run.memory).hold()
-
-
-@operator("Viewing", plan=plan, finish=finish, example="segflow create-chunk view")
+@operator("Viewing", plan=check_viewer, finish=serve, example="segflow create-chunk view")
 @name_in("image", "-i", "--image-chunk-name", help="Chunk to show; labels are shown in colours.")
 @name_in("segmentation", "--segmentation-chunk-name", default=None, help="Labels to lay over it.")
 @option("-p", "--port", type=click.IntRange(0, 65535), default=None, show_default="8080, else any free one",

@@ -176,7 +176,7 @@ class Chain:
             self._close(state)
             yield state
             del state
-        for step in self.steps:
+        for step in sorted(self.steps, key=lambda s: s.operator.section == "Viewing"):  # they hold
             if step.operator.finish:
                 with self._placed(step):
                     step.operator.finish(self.run, **(step.arguments(None) | _names(step)))

@@ -13,7 +13,7 @@ from segflow.cli.plan import Plan
 
 if TYPE_CHECKING:
     from segflow.chunk import Chunk
-    from segflow.state import State
+    from segflow.state import Run, State
     from segflow.view.server import Serving
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -63,6 +63,13 @@ def say(serving: Serving, url: str, port: int) -> None:
 
     serving.stop.watch()
     click.echo("\n".join(announce(url, port)))
+
+
+def serve(run: Run, **_options: Any) -> None:
+    """Hold what this run serves until Ctrl+C; the time is not the run's own."""
+    from segflow.view.server import Serving
+
+    run.memory["held"] = run.memory.get("held", 0.0) + Serving.of(run.memory).hold()
 
 
 def take_picture(path: str, state: State, chunks: Mapping[str, Chunk], take: Callable[[], bytes]) -> None:

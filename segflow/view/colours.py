@@ -12,11 +12,6 @@ from segflow.chunk import DEFAULT_OFFSETS, Chunk
 SAMPLE = 1_000_000  # voxels looked at for a range of values
 
 
-def is_labels(chunk: Chunk) -> bool:
-    """Whether the values of ``chunk`` are labels; undecided (uint16) counts as an image."""
-    return chunk.is_segmentation
-
-
 def value_range(array: NDArray[Any]) -> tuple[float, float]:
     """Give the values that are shown as black and white.
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from segflow.errors import MissingChunk, UsageError, did_you_mean
+from segflow.errors import ChunkError, MissingChunk, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from segflow.chunk import Chunk
@@ -61,18 +61,22 @@ def split(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def default_chunks(held: Mapping[str, Any], name: str = "chunk") -> dict[str, Chunk]:
-    """Give what is shown when no name is given: ``chunk``, else every chunk there is.
+def shown(named: Mapping[str, Any] | None, held: Mapping[str, Any]) -> dict[str, Chunk]:
+    """Give the chunks to show: those ``named``, else ``chunk`` of those ``held``, else all of them.
 
     Raises:
         MissingChunk: there is none.
+        ChunkError: one of those named is no chunk.
     """
     from segflow.chunk import Chunk
 
-    chunks = {key: value for key, value in held.items() if isinstance(value, Chunk)}
+    for name, value in (named or {}).items():
+        if not isinstance(value, Chunk):
+            raise ChunkError(f"'{name}' is no chunk but a {type(value).__name__}; it cannot be shown")
+    chunks = named or {key: value for key, value in held.items() if isinstance(value, Chunk)}
     if not chunks:
         raise MissingChunk("the state holds no chunk to show")
-    return {name: chunks[name]} if name in chunks else chunks
+    return {"chunk": chunks["chunk"]} if not named and "chunk" in chunks else dict(chunks)
 
 
 def parse_sections(text: str | None) -> Sequence[int] | int:

@@ -15,6 +15,8 @@ from segflow.view.layers import as_labels, bounds_nm, layer, resolution
 from segflow.view.names import Named
 from segflow.view.server import host_of, port_message
 
+log = logging.getLogger("segflow")
+
 _open: set[str] = set()  # tokens of the viewers that share the process's one server
 
 FLAT = ("xy", "yz", "xz")
@@ -67,7 +69,12 @@ class Neuroglancer:
                 below = any(item.type == "image" for item in scene.layers)
                 scene.layers[name] = layer(chunk, voxel_size, wanted, over=below)
                 names.append(name)
+                if chunk.layer_type is None and wanted.type is None:
+                    log.info("'%s' of %s is shown as an image; for labels write '%s[type=segmentation]'",
+                             wanted.name, chunk.dtype, wanted.name)  # fmt: skip
             if first and chunks:
+                if voxel_size is None and all(c.voxel_size is None for c in chunks.values()):
+                    log.info("the voxel size is unknown and shown as 1 1 1 nm; give --voxel-size")
                 look_at(scene, chunks, voxel_size, layout, size)
         return names
 

@@ -71,12 +71,14 @@ class Pages:
     """The answers of the page: its text, its sections as PNG, the values under the pointer.
 
     Raises:
-        ChunkError: the two chunks do not have the same size.
+        ChunkError: the two chunks do not have the same size, or labels are no integers.
     """
 
     def __init__(self, image: Chunk, segmentation: Chunk | None = None) -> None:
         if image.is_segmentation and segmentation is None:
             segmentation = image
+        if segmentation is not None and segmentation.dtype.kind not in "bui":
+            raise ChunkError(f"the segmentation is of {segmentation.dtype}; labels are integers")
         if segmentation is not None and segmentation.shape[-3:] != image.shape[-3:]:
             raise ChunkError(
                 f"the image of {image.shape[-3:]} voxels and the segmentation of "
