@@ -205,7 +205,7 @@ def _chunk(value: Any, inputs: Sequence[Any], bbox: Box | None, path: Path) -> A
     value = np.asarray(value)
     if value.ndim not in (3, 4) or value.dtype.kind not in "buif":
         raise ChunkError(
-            f"{path}: {ENTRY} returned {value.dtype} of shape {value.shape}; a chunk is zyx or czyx of numbers"
+            f"{path}: {ENTRY} returned {value.dtype} of shape {value.shape}; chunks are zyx or czyx numbers"
         )
     first = next((c for c in inputs if isinstance(c, Chunk)), None)
     if first is None:
