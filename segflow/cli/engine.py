@@ -135,6 +135,8 @@ class Chain:
         specs: Any = None
         if step.operator.plan:
             specs = step.operator.plan(plan, step.arguments(None) | _names(step))
+        if specs == ():
+            return []
         given = list(specs) if isinstance(specs, tuple) else [specs]
         count = len(step.outputs)
         return [s or UNKNOWN for s in given[:count]] + [UNKNOWN] * (count - len(given))

@@ -54,7 +54,7 @@ class Plan:
     A ``plan(plan, options)`` beside an operator reads ``options`` (as its function gets them,
     with names where the function gets chunks), raises UsageError for what cannot work, calls
     ``makes`` for files it writes, and returns the Spec of its output, a tuple for several
-    outputs, or None where that is unknown.
+    outputs, () when it writes none, or None where that is unknown.
     """
 
     chunks: dict[str, Spec] = field(default_factory=dict)
