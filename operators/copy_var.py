@@ -22,6 +22,8 @@ def copy_var(value: Any, *, deep_copy: bool = False) -> Any:
     """Give a chunk a second name."""
     if not deep_copy:
         return value
-    import copy
+    from copy import deepcopy
 
-    return copy.deepcopy(value)
+    from segflow.chunk import Chunk, own
+
+    return value.with_array(own(value.array)) if isinstance(value, Chunk) else deepcopy(value)

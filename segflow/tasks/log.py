@@ -141,7 +141,7 @@ def timings(logs: Iterable[dict[str, Any]]) -> dict[str, list[Timing]]:
     """
     found: dict[str, dict[str, list[float]]] = {}
     for entry in logs:
-        if _ended(entry) != "tasks":
+        if _ended(entry) != "done":
             continue
         steps = found.setdefault(_device(entry), {})
         for name, seconds in entry["timer"].items():
@@ -165,7 +165,9 @@ def summary(logs: Sequence[dict[str, Any]], output_size: Sequence[int] | None = 
     groups = timings(logs)
     parts = []
     for device in sorted({device for device, _ in ends}):
-        counts = [f"{ends[device, end]} {end}" for end in ("tasks", "skipped", "failed") if ends[device, end]]
+        done = ends[device, "done"]
+        counts = [f"{done} task" + "s" * (done != 1)]
+        counts += [f"{ends[device, end]} {end}" for end in ("skipped", "failed") if ends[device, end]]
         parts.append(f"compute device: {device} ({', '.join(counts)})")
         parts.append(_table(groups[device], output_size) if device in groups else "")
     return "\n".join(parts).rstrip()
@@ -176,7 +178,7 @@ def _device(entry: dict[str, Any]) -> str:
 
 
 def _ended(entry: dict[str, Any]) -> str:
-    return "failed" if entry.get("error") else "skipped" if entry.get("skipped") else "tasks"
+    return "failed" if entry.get("error") else "skipped" if entry.get("skipped") else "done"
 
 
 def _table(steps: Sequence[Timing], output_size: Sequence[int] | None) -> str:
