@@ -48,7 +48,7 @@ def inspect(path: str, *, dataset: str | None = None, mip: int | None = None, pn
         from segflow.volumes.files import replacing
 
         with replacing(png) as beside:
-            Image.fromarray(section_picture(source.middle())).save(beside, format="PNG")
+            Image.fromarray(section_picture(source.middle(), size=1024)).save(beside, format="PNG")
 
 
 def header(info: VolumeInfo) -> str:

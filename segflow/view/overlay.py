@@ -12,7 +12,7 @@ from segflow.chunk import Chunk
 from segflow.errors import BoxError, ChunkError
 from segflow.geometry import Box
 from segflow.view.colours import value_range
-from segflow.view.slices import blend, section_rgb
+from segflow.view.section import blend, section_picture
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -137,7 +137,7 @@ class _Paint:
         self.chunk, self.limits, self.labels = chunk, limits, labels
 
     def __call__(self, z: int) -> NDArray[np.uint8]:
-        picture = section_rgb(self.chunk, z, self.limits)
+        picture = section_picture(self.chunk, z, self.limits)
         if self.labels is None:
             return picture
         array = self.labels.array

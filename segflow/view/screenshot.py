@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -56,7 +57,9 @@ def browser(size: tuple[int, int] = (1200, 900)) -> Iterator[Any]:
     with tempfile.TemporaryDirectory(prefix="segflow-browser-", ignore_cleanup_errors=True) as folder:
         options = Options()
         options.binary_location = program
-        options.ignore_local_proxy_environment_variables()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # Chrome() takes no other way
+            options.ignore_local_proxy_environment_variables()
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
         for flag in (*FLAGS, f"--window-size={size[0]},{size[1]}", f"--user-data-dir={folder}"):
             options.add_argument(flag)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.server
-import io
 import json
 import socket
 import threading
@@ -17,54 +16,11 @@ from numpy.typing import NDArray
 
 from segflow.chunk import Chunk
 from segflow.errors import ChunkError, SegflowError
-from segflow.view.colours import borders, colour_channels, grey, label_colours, value_range
+from segflow.view.colours import borders, label_colours, value_range
+from segflow.view.section import png, section_picture
 from segflow.view.server import host_of, port_message
 
 PNG = "image/png"
-
-
-def section_rgb(chunk: Chunk, z: int, limits: tuple[float, float] | None = None) -> NDArray[np.uint8]:
-    """Give section ``z`` (an index into the chunk) as uint8 RGB (y, x, 3).
-
-    Labels get their colours, several channels become red, green and blue (affinities to x, y, z),
-    one channel is grey. ``limits`` are the values shown as black and white.
-    """
-    array = chunk.array if chunk.array.ndim == 4 else chunk.array[None]
-    if chunk.is_segmentation:
-        return label_colours(array[0, z])
-    low, high = limits or value_range(chunk.array)
-    if len(array) == 1 or chunk.layer_type == "image":
-        return np.repeat(grey(array[0, z], low, high)[..., None], 3, axis=2)
-    picture = np.zeros((*array.shape[-2:], 3), np.uint8)
-    for place, channel in enumerate(colour_channels(chunk)):
-        picture[..., place] = grey(array[channel, z], low, high)
-    return picture
-
-
-def blend(
-    picture: NDArray[np.uint8], labels: NDArray[Any], alpha: float = 0.45, line: float = 0.55
-) -> NDArray[np.uint8]:
-    """Lay the colours of ``labels`` (y, x) over an RGB picture, with boundary lines; 0 stays clear.
-
-    Args:
-        picture: uint8, (y, x, 3).
-        labels: integers, (y, x).
-        alpha: share of the colour, 0 to 1.
-        line: share of the full colour in the lines between segments, 0 to 1.
-    """
-    colours = label_colours(labels).astype(np.float32)
-    share = np.where(borders(labels), alpha + (1 - alpha) * line, alpha) * (labels != 0)
-    mixed = picture + (colours - picture) * share[..., None].astype(np.float32)
-    return np.rint(mixed).astype(np.uint8)
-
-
-def png(picture: NDArray[np.uint8]) -> bytes:
-    """Encode a uint8 picture (y, x), (y, x, 3) or (y, x, 4)."""
-    from PIL import Image
-
-    stream = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(picture)).save(stream, "PNG", compress_level=3)
-    return stream.getvalue()
 
 
 class Pages:
@@ -105,7 +61,7 @@ class Pages:
         if kind == "image":
             if self.image is self.segmentation:
                 return png(np.zeros(self.image.shape[-2:], np.uint8))
-            return png(section_rgb(self.image, z, self.limits))
+            return png(section_picture(self.image, z, self.limits))
         labels = self._labels(z)
         alpha = np.where(borders(labels), 255, 200) * (labels != 0)
         return png(np.dstack([label_colours(labels), alpha.astype(np.uint8)]))
