@@ -23,7 +23,7 @@ def smooth(array: np.ndarray, sigma: float) -> np.ndarray:
     return array
 
 
-def execute(image: Chunk, sigma: float = 2.0) -> Chunk:
+def execute(image: Chunk, sigma: float = 4.0) -> Chunk:
     """Give affinities x, y, z: 1 where the gradient in the section is 0, 0 where it is largest."""
     grey = smooth(image.array.astype(np.float32) / 255, sigma)
     gradient = np.hypot(*np.gradient(grey, axis=(1, 2)))
