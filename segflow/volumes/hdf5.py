@@ -167,6 +167,8 @@ def write_h5(
     import h5py
     import numpy as np
 
+    from segflow.volumes.deflate import write_packed
+
     chunk = files.converted(chunk, dtype)
     storage = _storage(chunk.shape, compression, block_size or (16, 128, 128))
     size = voxel_size or chunk.voxel_size
@@ -181,7 +183,10 @@ def write_h5(
             file["voxel_size"] = np.array(size, np.float64)
         if provenance is not None:
             file.attrs["provenance"] = json.dumps(provenance, sort_keys=True)
-        _fill(main, chunk.array, sink)
+        if main.compression == "gzip":
+            write_packed(main, chunk.array, sink.check)
+        else:
+            _fill(main, chunk.array, sink)
 
 
 def _storage(shape: Sequence[int], compression: str, block_size: Sequence[int]) -> dict[str, Any]:

@@ -1,0 +1,43 @@
+"""Blocks of an HDF5 data set (shuffle, gzip), compressed in threads with libdeflate."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice, product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def pack(array: NDArray[Any], start: tuple[int, ...], size: tuple[int, ...]) -> bytes:
+    """Give the block at ``start`` as HDF5 stores it: padded to ``size``, bytes by significance, deflated."""
+    import imagecodecs
+
+    part = array[tuple(slice(a, a + n) for a, n in zip(start, size))]
+    if part.shape != size:
+        whole = np.zeros(size, array.dtype)
+        whole[tuple(slice(n) for n in part.shape)] = part
+        part = whole
+    values = np.ascontiguousarray(part).reshape(-1).view(np.uint8).reshape(-1, array.dtype.itemsize)
+    return bytes(imagecodecs.deflate_encode(values.T.tobytes(), level=1))
+
+
+def write_packed(main: Any, array: NDArray[Any], check: Callable[[], None]) -> None:
+    """Fill a data set that has the filters shuffle and gzip.
+
+    Args:
+        main: h5py data set of the array's shape and dtype.
+        array: what is written.
+        check: called after each block; what it raises ends the writing.
+    """
+    size = main.chunks
+    starts = product(*(range(0, n, s) for n, s in zip(array.shape, size)))
+    workers = len(os.sched_getaffinity(0))
+    with ThreadPoolExecutor(workers) as pool:
+        while some := list(islice(starts, 4 * workers)):
+            for start, data in zip(some, pool.map(lambda s: pack(array, s, size), some)):
+                main.id.write_direct_chunk(start, data)
+                check()
