@@ -243,7 +243,18 @@ def test_command_on_a_volume_runs_once_at_the_end(segflow, tmp_path, data):
 
 def test_default_fills_what_the_volume_names(segflow, tmp_path, data):
     volume = tmp_path / "v"
-    line = ["read-tif", "-f", data / "ac4_image.tif", "--voxel-size", 30, 6, 6, "write-precomputed", "-v", volume]
+    line = [
+        "read-tif",
+        "-f",
+        data / "ac4_image.tif",
+        "--voxel-size",
+        30,
+        6,
+        6,
+        "write-precomputed",
+        "-v",
+        volume,
+    ]
     segflow(*line, "--mips", 2, "--factor", 1, 4, 4, "downsample", "-v", volume)
     found = open_volume(str(volume))
     assert found.info().mips == 2
@@ -304,7 +315,9 @@ def test_downsample_upload(segflow, tmp_path, data):
     volume = tmp_path / "v"
     read = ["read-tif", "-f", data / "ac4_image.tif", "--voxel-size", 30, 6, 6]
     segflow(*read, "write-precomputed", "-v", volume)
-    segflow("read-precomputed", "-v", volume, "downsample-upload", "-v", volume, "--stop-mip", 4, "--fill-missing")
+    segflow(
+        "read-precomputed", "-v", volume, "downsample-upload", "-v", volume, "--stop-mip", 4, "--fill-missing"
+    )
     found = open_volume(str(volume))
     assert [found.info(m).bounds.shape for m in range(4)] == [(20, 512 >> m, 512 >> m) for m in range(4)]
     whole = Chunk(tifffile.imread(data / "ac4_image.tif"), voxel_size=(30, 6, 6))
@@ -314,9 +327,26 @@ def test_downsample_upload(segflow, tmp_path, data):
     segflow(*read, "write-precomputed", "-v", other)
     segflow("--mip", 0, "read-precomputed", "-v", volume, "-m", 1, "downsample-upload", "-v", volume,
             "--chunk-mip", 1, "--start-mip", 2, "--stop-mip", 3)  # fmt: skip
-    segflow("read-precomputed", "-v", other, "downsample-upload", "-v", other, "--factor", 2, 2, 2, "-s", 2, "-p", 3)
+    segflow(
+        "read-precomputed",
+        "-v",
+        other,
+        "downsample-upload",
+        "-v",
+        other,
+        "--factor",
+        2,
+        2,
+        2,
+        "-s",
+        2,
+        "-p",
+        3,
+    )
     found = open_volume(str(other))
     assert found.info(2).bounds.shape == (5, 128, 128)
     assert not found.read(mip=1).array.any()
     assert found.read(mip=2).array.any()
-    assert "nothing to write" in segflow(*read, "downsample-upload", "-v", other, "-s", 3, "-p", 3, code=2).last
+    assert (
+        "nothing to write" in segflow(*read, "downsample-upload", "-v", other, "-s", 3, "-p", 3, code=2).last
+    )

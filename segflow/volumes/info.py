@@ -22,11 +22,9 @@ Size = tuple[float, float, float]
 
 DTYPES = ("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float32")
 ENCODINGS = (
-    "raw", "compressed_segmentation", "jpeg", "png", "compresso", "crackle", "kempressed", "fpzip",
-    "npz", "npz_uint8", "zfpc", "jxl",
+    "raw", "compressed_segmentation", "jpeg", "png", "compresso", "kempressed", "fpzip", "npz", "npz_uint8",
 )  # fmt: skip
-LABEL_ENCODINGS = ("compressed_segmentation", "compresso", "crackle")
-IMAGE_ENCODINGS = ("jpeg", "png", "jxl", "fpzip", "kempressed", "zfpc", "npz_uint8")
+LABEL_ENCODINGS = ("compressed_segmentation", "compresso")
 BLOCK = (64, 64, 64)
 
 
