@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import subprocess
 import sys
 
@@ -18,6 +19,16 @@ from segflow.geometry import Box
 from segflow.inference import Identity, Patch, best_patch, infer, layout
 from segflow.inference.blend import axis_weights, bump
 from segflow.inference.patches import fitting
+
+
+@pytest.fixture
+def said(caplog):
+    """Give what is logged, also once a command line has set the log up."""
+    log = logging.getLogger("segflow")
+    log.addHandler(caplog.handler)
+    with caplog.at_level(logging.INFO, "segflow"):
+        yield caplog
+    log.removeHandler(caplog.handler)
 
 
 class Affine:
@@ -254,7 +265,7 @@ def test_myelin():
         infer(Chunk(image), Affine((6, 8, 8), 3), myelin_threshold=0.45, **options)
 
 
-def test_what_a_network_must_not_give(caplog):
+def test_what_a_network_must_not_give(said):
     image = Chunk(np.full((4, 8, 8), 0.5, np.float32))
     patch = Patch.of((4, 8, 8), overlap=(0, 0, 0))
     with pytest.raises(ModelError, match="NaN"):
@@ -264,12 +275,12 @@ def test_what_a_network_must_not_give(caplog):
     with pytest.raises(ModelError, match="failed on a patch of 4x8x8: ZeroDivisionError"):
         infer(image, lambda batch: batch / (1 // 0), patch=patch)
     wide = infer(image, lambda batch: np.repeat(batch * 9, 3, 1), patch=patch)
-    assert wide.layer_type == "image" or wide.layer_type == "probability_map"
+    assert wide.layer_type == "image"
     assert wide.offsets is None
-    assert "sigmoid" in caplog.text
+    assert "sigmoid" in said.text
 
 
-def test_memory_that_runs_out(caplog):
+def test_memory_that_runs_out(said):
     import torch
 
     sizes = []
@@ -286,7 +297,7 @@ def test_memory_that_runs_out(caplog):
     out = infer(Chunk(image), network, patch=patch, batch_size="auto")
     np.testing.assert_allclose(out.array, image, atol=1e-6)
     assert sizes[:4] == [8, 4, 2, 1]
-    assert "going on with 1" in caplog.text
+    assert "going on with 1" in said.text
     with pytest.raises(ModelError, match="--batch-size"):
         infer(Chunk(image), network, patch=patch, batch_size=4)
 
@@ -316,7 +327,7 @@ def test_the_slab_on_a_device_equals_the_one_here():
 def test_auto_takes_the_patch_that_is_sooner_done():
     import time
 
-    image = Chunk(np.ones((40, 600, 600), np.uint8))
+    image = Chunk(np.ones((64, 960, 960), np.uint8))
     assert [p.size for p in fitting(image.shape)] == [(20, 256, 256), (32, 512, 512)]
 
     def steady(batch):
@@ -333,15 +344,14 @@ def test_auto_takes_the_patch_that_is_sooner_done():
 
 def test_memory_is_bounded():
     code = (
-        "import resource, numpy as np; from segflow import Chunk, infer\n"
+        "import numpy as np; from segflow import Chunk, infer\n"
         "from segflow.inference import Identity, Patch\n"
         "chunk = Chunk(np.random.default_rng(0).integers(1, 255, (128, 512, 512), dtype=np.uint8))\n"
         "infer(chunk, Identity(), patch=Patch.of((20, 256, 256)), mask_output_chunk=True)\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+        "print(*[w.split()[1] for w in open('/proc/self/status') if 'VmHWM' in w])"
     )
-    peak = float(
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    peak = int(done.stdout) / 1024
     assert peak <= 32 + 128 + 20 + 2 * 5 + 300
 
 

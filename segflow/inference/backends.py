@@ -190,6 +190,14 @@ class PyTorch:
         found = self._forward(batch)
         return found.numpy() if self.place.type == "cpu" else found
 
+    def rest(self) -> None:
+        """Give memory that was kept between patches back, once a chunk is done."""
+        from segflow.inference.precision import keep_memory
+
+        library = keep_memory() if self.place.type == "cpu" else None
+        if library is not None:
+            library.malloc_trim(0)
+
 
 def load_backend(
     framework: str = "pytorch",

@@ -85,8 +85,11 @@ def infer(
         bounds=chunk.source.get("bounds"),
     )  # fmt: skip
     run = Run(placed, backend, bump, batch_size, channels, myelin_threshold, np.dtype(output_dtype))
-    with bar(len(placed), "patches") as tick:
-        array = run(Patches(chunk, placed), tick)
+    try:
+        with bar(len(placed), "patches") as tick:
+            array = run(Patches(chunk, placed), tick)
+    finally:
+        getattr(backend, "rest", int)()
     return as_chunk(chunk, array, placed.output, backend, run.probabilities)
 
 
@@ -230,8 +233,11 @@ class Run:
             return
         self.size = len(batch) // 2
         log.warning("out of memory with %d patches at once; going on with %d", len(batch), self.size)
-        for at in range(0, len(batch), self.size):
-            yield from self.answers(indices[at : at + self.size], batch[at : at + self.size])
+        at = 0
+        while at < len(batch):
+            end = at + self.size  # which may shrink further
+            yield from self.answers(indices[at:end], batch[at:end])
+            at = end
 
     def blend(self, indices: list[Index], answer: Any) -> None:
         """Check an answer, take its middle, and add it."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import pickle
 import sys
 import zipfile
 from collections import Counter
@@ -99,12 +98,11 @@ def read_weights(path: str) -> dict[str, Tensor]:
 
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except Exception as error:  # a broken file can raise anything here
         raise ModelError(
-            f"{path} is not a file of weights alone (tensors saved by torch.save(model.state_dict(), ...))"
+            f"{path} is broken or not a file of weights alone; save them by "
+            f"torch.save(model.state_dict(), ...) ({type(error).__name__})"
         ) from error
-    except (OSError, RuntimeError, EOFError, KeyError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read as weights: {_line(error)}") from error
     if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
         found = found["state_dict"]
     if not isinstance(found, dict) or not all(isinstance(v, torch.Tensor) for v in found.values()):
@@ -198,11 +196,6 @@ def _fold(net: nn.Module) -> int:
 def _hooked(module: nn.Module) -> bool:
     hooks = (module._forward_hooks, module._forward_pre_hooks, getattr(module, "parametrizations", None))
     return any(hooks)
-
-
-def _line(error: BaseException) -> str:
-    """Give the first line of an error of a library."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def pick_device(name: str | None) -> torch.device:
