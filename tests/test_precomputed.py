@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -286,6 +287,10 @@ def test_processes_write_parts_of_the_same_blocks(tmp_path, encoding):
     assert not [p for p in (tmp_path / "v").rglob("*") if "lock" in p.name or p.name.startswith(".")]
 
 
+def add(found, key):
+    return {**(found or {}), key: 1}
+
+
 def test_threads_change_the_info_together(tmp_path):
     store = FileStore(f"file://{tmp_path}")
     failures = []
@@ -293,7 +298,7 @@ def test_threads_change_the_info_together(tmp_path):
     def work(number):
         try:
             for step in range(10):
-                change_json(store, "info", lambda found: {**(found or {}), f"{number}.{step}": 1})
+                change_json(store, "info", partial(add, key=f"{number}.{step}"))
         except Exception as error:
             failures.append(error)
 

@@ -10,12 +10,15 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any, Protocol
 from uuid import uuid4
 
 from segflow.errors import VolumeError
 
+_ONE = Lock()
 Token = Any  # what a store tells of a version of a file; None where there is no file
 
 
@@ -256,6 +259,14 @@ class S3Store(Store):
 
 def s3_client() -> Any:
     """Give a boto3 client: credentials as boto3 finds them, else cloud-volume's, else none at all."""
+    settings = (v for k, v in sorted(os.environ.items()) if k == "HOME" or k.startswith("AWS_"))
+    with _ONE:
+        return _s3_client(tuple(settings))
+
+
+@cache
+def _s3_client(settings: tuple[str, ...]) -> Any:
+    """Make a client for the settings in the environment; it takes a while, and threads may share it."""
     import boto3
     from botocore import UNSIGNED
     from botocore.config import Config

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from segflow.chunk import own
 from segflow.errors import BoxError, VolumeError
 from segflow.geometry import Box, blocks
 from segflow.volumes.base import VolumeInfo
@@ -151,7 +152,7 @@ def _zyx(box: Box) -> tuple[slice, ...]:
 def _encode(array: NDArray[Any], encoding: str) -> bytes:
     from cloudvolume.chunks import encode
 
-    return bytes(encode(np.asfortranarray(array.T), encoding, block_size=(8, 8, 8)))
+    return bytes(encode(own(array).T, encoding, block_size=(8, 8, 8)))
 
 
 class CloudVoxels:
@@ -186,7 +187,7 @@ class CloudVoxels:
         if self.info.extra["sharded"]:
             raise VolumeError(f"{self.info.path} is sharded; segflow writes no shards in a bucket")
         with _told(self.info):
-            self._open(True)[_xyz(box)] = array.T
+            self._open(True)[_xyz(box)] = own(array).T
 
 
 def _xyz(box: Box) -> tuple[slice, ...]:
