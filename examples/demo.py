@@ -25,7 +25,7 @@ write-precomputed -i image -v file://{out}/image downsample -v file://{out}/imag
 write-precomputed -i seg -v file://{out}/seg downsample -v file://{out}/seg --mips 3
 read-tif -f tests/data/ac4_labels.tif --voxel-size 30 6 6 --layer-type segmentation -o groundtruth
 evaluate-segmentation -s seg -g groundtruth --all --json {out}/scores.json
-overlay -i image --affinities affs --segmentation seg -f {out}/overlay.png
+overlay -i image --affinities affs --segmentation seg --dust-threshold 50 -f {out}/overlay.png
 """
 
 

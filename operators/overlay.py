@@ -33,6 +33,8 @@ def plan(plan: Plan, options: dict[str, Any]) -> None:
 @option("--sections", metavar="Z,Z,...", default=None, show_default="3x",
         help="Sections to show, z in voxels; 5x: five, evenly spread.")  # fmt: skip
 @option("--tile", type=click.IntRange(32, 8192), default=512, help="Longer side of a section, pixels.")
+@option("--dust-threshold", type=click.IntRange(0), default=0,
+        help="Segments with fewer voxels stay clear.")  # fmt: skip
 def overlay(
     image: Chunk,
     affinities: Chunk | None = None,
@@ -42,6 +44,7 @@ def overlay(
     path: str,
     sections: str | None = None,
     tile: int = 512,
+    dust_threshold: int = 0,
     state: State | None = None,
 ) -> None:
     """Draw image, affinities and segmentation side by side, a row for each section, as one PNG."""
@@ -50,7 +53,13 @@ def overlay(
     from segflow.volumes import files
 
     picture = sheet.overlay(
-        image, affinities, segmentation, groundtruth, sections=parse_sections(sections), tile=tile
+        image,
+        affinities,
+        segmentation,
+        groundtruth,
+        sections=parse_sections(sections),
+        tile=tile,
+        dust_threshold=dust_threshold,
     )
     target = files.output_path(path, state, ".png", image.bbox)
     with files.replacing(target) as beside:

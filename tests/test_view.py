@@ -602,3 +602,17 @@ def test_serving_is_one_for_a_run():
     serving = server.Serving.of(state.run.memory)
     assert server.Serving.of(state.run.memory) is serving
     assert serving.hold() == 0  # nothing is served
+
+
+def test_dust_stays_clear():
+    import numpy as np
+
+    from segflow.chunk import Chunk
+    from segflow.view.overlay import overlay
+
+    image = Chunk(np.full((1, 32, 32), 100, np.uint8))
+    labels = np.ones((1, 32, 32), np.uint32)
+    labels[0, 10, 10] = 7
+    plain = np.asarray(overlay(image, None, Chunk(labels), tile=64))
+    clean = np.asarray(overlay(image, None, Chunk(labels), tile=64, dust_threshold=2))
+    assert (plain != clean).any()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -91,6 +91,7 @@ class Chain:
         run.has_lease = worker
         self.on_error = on_error or ("continue" if worker else "stop")
         self.prefetch = prefetch if prefetch is not None else int(worker)
+        self.at_end: Callable[[], None] | None = None  # called when all is done but looking at it
 
     # -- before the run ---------------------------------------------------------------------
 
@@ -178,8 +179,14 @@ class Chain:
             self._close(state)
             yield state
             del state
-        for step in sorted(self.steps, key=lambda s: s.operator.section == "Viewing"):  # they hold
-            if step.operator.finish:
+        self._finish(viewers=False)
+        if self.at_end:
+            self.at_end()
+        self._finish(viewers=True)  # they hold the process
+
+    def _finish(self, viewers: bool) -> None:
+        for step in self.steps:
+            if step.operator.finish and (step.operator.section == "Viewing") == viewers:
                 with self._placed(step):
                     step.operator.finish(self.run, **(step.arguments(None) | _names(step)))
 

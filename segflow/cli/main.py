@@ -149,9 +149,9 @@ def run_tokens(ctx: click.Context, tokens: list[str]) -> Any:
     from segflow.cli.report import closing
 
     began = time.monotonic()
+    chain.at_end = lambda: closing(chain.run, began)
     for state in chain.states():
         del state
-    closing(chain.run, began)
     if chain.run.failed:
         raise failed_error(chain.run)
     return None

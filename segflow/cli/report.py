@@ -76,7 +76,7 @@ def show_plan(rows: Iterable[tuple[Any, Any, list[Spec]]], chain: Chain) -> str:
 
 def closing(run: Run, began: float) -> None:
     """Log what was written, how fast, on which device, and how to look at it."""
-    seconds = time.monotonic() - began - run.memory.get("held", 0.0)  # a viewer's
+    seconds = time.monotonic() - began
     for path, view in run.written.items():
         voxels = run.voxels.get(path, 0) / 1e6
         speed = f" ({voxels:.2f} Mvoxel, {voxels / seconds:.2f} Mvoxel/s)" if voxels else ""

@@ -66,10 +66,10 @@ def say(serving: Serving, url: str, port: int) -> None:
 
 
 def serve(run: Run, **_options: Any) -> None:
-    """Hold what this run serves until Ctrl+C; the time is not the run's own."""
+    """Hold what this run serves until Ctrl+C."""
     from segflow.view.server import Serving
 
-    run.memory["held"] = run.memory.get("held", 0.0) + Serving.of(run.memory).hold()
+    Serving.of(run.memory).hold()
 
 
 def take_picture(path: str, state: State, chunks: Mapping[str, Chunk], take: Callable[[], bytes]) -> None:

@@ -67,6 +67,7 @@ def overlay(
     *,
     sections: Sequence[int] | int = 3,
     tile: int = TILE,
+    dust_threshold: int = 0,
 ) -> Image:
     """Draw a sheet: a row for each section; image, affinities, segments over the image, ground truth.
 
@@ -77,6 +78,7 @@ def overlay(
         groundtruth: zyx labels, drawn like the segmentation.
         sections: z of the sections, or how many, evenly spread.
         tile: longer side of one section in the picture, pixels.
+        dust_threshold: labels with fewer voxels stay clear.
 
     Returns:
         A Pillow image; ``.save("sheet.png")`` writes it.
@@ -90,7 +92,8 @@ def overlay(
     given = [c for c in (image, affinities, segmentation, groundtruth) if c is not None]
     box = shared_box(given)
     rows = sections_of(box, sections)
-    columns = _columns(image, affinities, segmentation, groundtruth, box)
+    labels = [c and without_dust(c, dust_threshold) for c in (segmentation, groundtruth)]
+    columns = _columns(image, affinities, *labels, box)
     _, high, wide = box.shape
     zoom = tile / max(high, wide)
     width, height = max(1, round(wide * zoom)), max(1, round(high * zoom))
@@ -113,6 +116,19 @@ def overlay(
     if image.voxel_size:
         _scale_bar(draw, EDGE, HEAD + len(rows) * (height + GAP) - GAP, image.voxel_size[2] / zoom, width)
     return sheet
+
+
+def without_dust(labels: Chunk, threshold: int) -> Chunk:
+    """Set labels with fewer than ``threshold`` voxels to 0.
+
+    >>> without_dust(Chunk(np.array([[[1, 2, 2]]])), 2).array.tolist()
+    [[[0, 2, 2]]]
+    """
+    if threshold < 2:
+        return labels
+    _, places, counts = np.unique(labels.array, return_inverse=True, return_counts=True)
+    small = (counts < threshold)[places].reshape(labels.shape)
+    return labels.with_array(np.where(small, labels.dtype.type(0), labels.array))
 
 
 def _columns(

@@ -94,20 +94,18 @@ class Serving:
             self.viewers[key] = make()
         return self.viewers[key]  # type: ignore[return-value]
 
-    def hold(self) -> float:
-        """Serve until Ctrl+C or SIGTERM, with or without a terminal, and give the seconds it took.
+    def hold(self) -> None:
+        """Serve until Ctrl+C or SIGTERM, with or without a terminal.
 
         Returns at once if nothing is served.
         """
         if not self.viewers:
-            return 0.0
-        began = time.monotonic()
+            return
         log.info("serving; Ctrl+C ends it")
         self.stop.wait()
         for viewer in self.viewers.values():
             viewer.close()
         self.viewers = {}
-        return time.monotonic() - began
 
 
 def announce(url: str, port: int, environment: Mapping[str, str] = os.environ) -> list[str]:
