@@ -92,8 +92,9 @@ def overlay(
     given = [c for c in (image, affinities, segmentation, groundtruth) if c is not None]
     box = shared_box(given)
     rows = sections_of(box, sections)
-    labels = [c and without_dust(c, dust_threshold) for c in (segmentation, groundtruth)]
-    columns = _columns(image, affinities, *labels, box)
+    segmentation = segmentation and without_dust(segmentation, dust_threshold)
+    groundtruth = groundtruth and without_dust(groundtruth, dust_threshold)
+    columns = _columns(image, affinities, segmentation, groundtruth, box)
     _, high, wide = box.shape
     zoom = tile / max(high, wide)
     width, height = max(1, round(wide * zoom)), max(1, round(high * zoom))
