@@ -47,15 +47,16 @@ def _divide(total: Any, made: Any, count: int) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _mean_of_twos(made: Any, part: Any) -> None:
-    """Fill a line with the means of the windows 1 2 2 or 2 2 2 of its lines, rounded half up."""
-    a, b = part[0, 0], part[0, 1]
-    if part.shape[0] == 1:
-        for i in range(a.size // 2):
-            made[i] = (a[2 * i] + a[2 * i + 1] + b[2 * i] + b[2 * i + 1] + 2) >> 2
-        return
-    c, d = part[1, 0], part[1, 1]
-    for i in range(a.size // 2):
+def _mean_of_two_lines(made: Any, a: Any, b: Any) -> None:
+    """Fill a line with the means of the windows 1 2 2 of its lines, rounded half up."""
+    for i in range(made.size):
+        made[i] = (a[2 * i] + a[2 * i + 1] + b[2 * i] + b[2 * i + 1] + 2) >> 2
+
+
+@njit(cache=True, nogil=True)
+def _mean_of_four_lines(made: Any, a: Any, b: Any, c: Any, d: Any) -> None:
+    """Fill a line with the means of the windows 2 2 2 of its lines, rounded half up."""
+    for i in range(made.size):
         j, k = 2 * i, 2 * i + 1
         made[i] = (a[j] + a[k] + b[j] + b[k] + c[j] + c[k] + d[j] + d[k] + 4) >> 3
 
@@ -74,7 +75,12 @@ def mean_integers(array: Any, made: Any, factor: Any, phase: Any, sums: Any) -> 
         y0, y1 = _range(j, factor[1], phase[1], ny)
         lines = (z1 - z0) * (y1 - y0)
         if factor[2] == 2 and nx % 2 == 0 and phase[2] == 0 and y1 - y0 == 2 and z1 - z0 <= 2:
-            _mean_of_twos(made[c, k, j], array[c, z0:z1, y0:y1])
+            low, high = array[c, z0, y0], array[c, z0, y0 + 1]
+            if z1 - z0 == 1:
+                _mean_of_two_lines(made[c, k, j], low, high)
+            else:
+                low2, high2 = array[c, z0 + 1, y0], array[c, z0 + 1, y0 + 1]
+                _mean_of_four_lines(made[c, k, j], low, high, low2, high2)
             continue
         total = np.zeros(mx, sums.dtype)
         for z in range(z0, z1):
@@ -135,9 +141,8 @@ def _mode_of_four(a: Any, b: Any, c: Any, d: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def _mode_of_twos(made: Any, values: Any, part: Any) -> None:
-    """Fill a line with the modes of the windows 2 2 2 of four lines."""
-    a, b, c, d = part[0, 0], part[0, 1], part[1, 0], part[1, 1]
+def _mode_of_four_lines(made: Any, values: Any, a: Any, b: Any, c: Any, d: Any) -> None:
+    """Fill a line with the modes of the windows 2 2 2 of its lines."""
     for i in range(a.size // 2):
         j, k = 2 * i, 2 * i + 1
         v = a[j]
@@ -179,7 +184,8 @@ def mode_windows(array: Any, made: Any, factor: Any, phase: Any) -> None:
                 for i in range(done):
                     made[c, k, j, i] = _mode_of_four(low[2 * i], low[2 * i + 1], high[2 * i], high[2 * i + 1])
             else:
-                _mode_of_twos(made[c, k, j], values, array[c, z0:z1, y0:y1])
+                low2, high2 = array[c, z0 + 1, y0], array[c, z0 + 1, y0 + 1]
+                _mode_of_four_lines(made[c, k, j], values, low, high, low2, high2)
         for i in range(done, mx):
             x0, x1 = _range(i, factor[2], phase[2], nx)
             made[c, k, j, i] = _mode(values, _gather(values, array[c, z0:z1, y0:y1, x0:x1]))
