@@ -77,16 +77,21 @@ def plan(plan: Plan, options: dict[str, Any]) -> Spec:
         output = layout(box, patch, crop_margin=options["output_crop_margin"], **kept).output
     except ChunkError as error:
         raise UsageError(str(error)) from None
-    channels = options["num_output_channels"] or (3 if options["model"] else None)
-    if options["framework"] == "identity":
-        channels = channels or have
-    if options["mask_myelin_threshold"] is not None:
-        channels = 3
     found = found.change(voxel_offset=output.start if spec.voxel_offset else None)
+    channels = _channels(options, have)
     if channels is None:
         return found
     kind = "affinity_map" if channels == 3 else "probability_map"
     return found.change(shape=(channels, *output.shape) if channels > 1 else output.shape, layer_type=kind)
+
+
+def _channels(options: dict[str, Any], have: int | None) -> int | None:
+    """Give the number of channels that comes out, as far as it is known without the network."""
+    if options["mask_myelin_threshold"] is not None:
+        return 3
+    if options["num_output_channels"]:
+        return int(options["num_output_channels"])
+    return have if options["framework"] == "identity" else 3 if options["model"] else None
 
 
 @lru_cache(maxsize=2)
@@ -109,8 +114,12 @@ def _backend(options: dict[str, Any], patch: Patch, channels: int) -> Backend:
     )  # fmt: skip
 
 
-def prepare(**options: Any) -> Backend:
-    """Load and check the network before the first chunk is read."""
+def prepare(**options: Any) -> Backend | None:
+    """Load and check the network before the first chunk is read, unless the chain makes its files."""
+    from pathlib import Path
+
+    if not all(Path(file).is_file() for file in _files(options) if file):
+        return None
     return _backend(options, _patch(options), options["num_input_channels"] or 1)
 
 

@@ -134,6 +134,7 @@ def test_what_pre_and_post_process_may_do(tmp_path, image, answer, given):
         np.testing.assert_allclose(out.array, image.array / 255, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_torchscript(image, tmp_path):
     net = nn.Sequential(nn.Conv3d(1, 2, 3, padding=1), nn.Sigmoid()).eval()
     path = str(tmp_path / "net.pt")
@@ -326,6 +327,16 @@ def test_precision_without_a_place_to_keep_it(able, home, monkeypatch):
     assert len(asked) == 2
 
 
+def test_the_layout_is_chosen_by_time(image):
+    torch.manual_seed(0)
+    backend = PyTorch(Net(), patch=PATCH.size)
+    before = backend(np.ones((1, 1, 8, 16, 16), np.float32))
+    layout = backend._faster_layout(PATCH.size, 1)
+    assert layout in (torch.contiguous_format, torch.channels_last_3d)
+    assert backend.net.plain[0].weight.is_contiguous(memory_format=layout)
+    np.testing.assert_allclose(backend(np.ones((1, 1, 8, 16, 16), np.float32)), before, atol=1e-5)
+
+
 def test_float32_where_there_is_no_bfloat16(monkeypatch):
     monkeypatch.setattr(precision_module, "has_bfloat16", lambda device: False)
     answer, asked = answers(0)
@@ -384,27 +395,6 @@ def test_a_network_s_blocks_equal_the_whole(image, tutorial):
 
 
 # -- the command line -----------------------------------------------------------------------------
-
-
-def test_the_shipped_network(segflow, tmp_path, data):
-    np.save(tmp_path / "image.npy", tifffile.imread(data / "ac4_image.tif")[:12, :160, :144])
-    line = ["read-npy", "-f", tmp_path / "image.npy", "inference", "--model", "affinity-snemi3d",
-            "--patch-size", 12, 96, 96, "--patch-overlap", 2, 32, 32, "--mask-output-chunk"]  # fmt: skip
-    result = segflow(*line, "--dtype", "float32", "write-h5", "-f", tmp_path / "affs.h5")
-    assert "on cpu" in result.err
-    import h5py
-
-    with h5py.File(tmp_path / "affs.h5") as file:
-        affinities = file["main"][:]
-    assert affinities.shape == (3, 12, 160, 144)
-    assert affinities.min() >= 0
-    assert 0.5 < affinities.mean() < affinities.max() <= 1
-    weights = json.loads(segflow("provenance", "--json", tmp_path / "affs.h5").out)["weights"]
-    assert weights.keys() == {"weights.pt"}
-    segflow(*line, "--output-dtype", "uint8", "write-npy", "-f", tmp_path / "bytes.npy")
-    quantised = np.load(tmp_path / "bytes.npy")
-    assert quantised.dtype == np.uint8
-    assert np.abs(quantised / 255 - affinities).max() < 0.03
 
 
 def test_the_model_is_checked_before_the_first_voxel_is_read(segflow, tmp_path, tutorial):

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import platform
+import time
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -75,11 +76,11 @@ def decide(
     parts = (key, torch.__version__, machine(device), device.type, str(tuple(patch)), str(channels))
     kept = cache_dir() / "precision" / f"{hashlib.sha256('|'.join(parts).encode()).hexdigest()[:32]}.json"
     try:
-        found = json.loads(kept.read_text())
-        worst = float(found["difference"])
+        worst = float(json.loads(kept.read_text())["difference"])
     except (OSError, ValueError, KeyError, TypeError):
         worst = difference(answer, patch, channels)
-        _keep(kept, {"difference": worst})
+        if key:
+            _keep(kept, {"difference": worst})
     chosen = "bfloat16" if worst <= TOLERANCE else "float32"
     log.info("inference: %s; bfloat16 is off by %.4f at most (limit %g)", chosen, worst, TOLERANCE)
     return chosen
@@ -100,6 +101,16 @@ def difference(
             return float("inf")
     worst = float(np.abs(values[0] - values[1]).max())
     return worst if np.isfinite(worst) else float("inf")
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Give the shorter time of two runs, after one that warms up."""
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - began)
+    return min(times[1:])
 
 
 def probe_shape(patch: Sequence[int], side: int = PROBE_SIZE) -> tuple[int, int, int]:
