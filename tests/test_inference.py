@@ -18,6 +18,7 @@ from segflow.geometry import Box
 from segflow.inference import Identity, Patch, best_patch, infer, layout
 from segflow.inference.blend import axis_weights, bump
 from segflow.inference.patches import fitting
+from segflow.inference.precision import probe
 
 
 @pytest.fixture
@@ -352,3 +353,10 @@ def test_memory_is_bounded():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     peak = int(done.stdout) / 1024
     assert peak <= 32 + 128 + 20 + 2 * 5 + 300
+
+
+def test_the_probe_is_real():
+    patch = probe((20, 200, 100), 2)
+    assert patch.shape == (1, 2, 20, 200, 100)
+    assert 0.3 < patch.mean() < 0.7
+    assert patch.std() > 0.1

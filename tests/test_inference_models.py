@@ -16,7 +16,7 @@ from segflow.errors import ModelError, UsageError
 from segflow.inference import Patch, PyTorch, infer, load_backend
 from segflow.inference import precision as precision_module
 from segflow.inference.models import fold_norms, load_weights, run_file, shipped
-from segflow.inference.precision import decide, difference, probe
+from segflow.inference.precision import decide, difference
 
 SHIPPED = Path(shipped("affinity-snemi3d")[0])
 PATCH = Patch.of((8, 64, 64), overlap=(2, 16, 16))
@@ -352,13 +352,6 @@ def test_a_network_that_refuses_the_small_patch():
 
     assert difference(answer, (4, 256, 256), 1) == 0
     assert difference(answer, (4, 100, 100), 1) == float("inf")
-
-
-def test_the_probe_is_real():
-    patch = probe((20, 200, 100), 2)
-    assert patch.shape == (1, 2, 20, 200, 100)
-    assert 0.3 < patch.mean() < 0.7
-    assert patch.std() > 0.1
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "auto"])
