@@ -762,6 +762,29 @@ def test_places_that_are_no_folders(segflow, read, tmp_path):
     assert "only be read" in segflow(*read, "write-precomputed", "-v", "https://example.org/v", code=2).last
 
 
+def test_read_over_http(tmp_path, image, segflow):
+    import http.server
+    from functools import partial
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *words):
+            pass
+
+    volume = create(tmp_path / "v", Box.of((0, 0, 0), (20, 100, 90)))
+    volume.write(Chunk(image[:20, :70, :90]))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        address = f"precomputed://http://127.0.0.1:{server.server_address[1]}/v"
+        segflow("read-precomputed", "-v", address, "write-npy", "-f", tmp_path / "c.npy")
+        np.testing.assert_array_equal(np.load(tmp_path / "c.npy")[:, :70], image[:, :70, :90])
+        with pytest.raises(VolumeError, match="only be read"):
+            open_volume(address).note({"chain": []})
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
 def test_codec_that_is_not_installed(segflow, read, tmp_path):
     pytest.importorskip("cloudvolume")
     from cloudvolume.chunks import NEEDS_INSTALL
@@ -787,4 +810,7 @@ def test_broken_gzip_block(tmp_path, labels, segflow):
     write_with_cloudvolume(tmp_path / "v", labels, "raw")
     block = tmp_path / "v" / "6_6_30" / "0-32_0-32_0-16.gz"
     block.write_bytes(gzip.compress(b"abc"))
-    assert "Traceback" not in segflow("read-precomputed", "-v", tmp_path / "v", code=1).err
+    done = segflow("read-precomputed", "-v", tmp_path / "v", code=1)
+    assert "Traceback" not in done.err
+    assert str(tmp_path / "v") in done.last
+    assert not done.out  # cloud-volume prints there

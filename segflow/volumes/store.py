@@ -6,7 +6,9 @@ Light: reading a local file or an S3 object imports neither cloud-volume nor ten
 from __future__ import annotations
 
 import json
+import logging
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -288,12 +290,13 @@ class CloudStore(Store):
         self.use_https = use_https
 
     def _files(self) -> Any:
-        allow_empty_token()
+        ready_cloud_libraries()
         from cloudfiles import CloudFiles
 
         return CloudFiles(self.path, use_https=self.use_https, progress=False)
 
     def _blob(self, name: str) -> Any:
+        ready_cloud_libraries()
         from cloudfiles.secrets import google_credentials
         from google.cloud.storage import Client
 
@@ -342,7 +345,20 @@ class CloudStore(Store):
             raise VolumeError(f"{self.path} can only be read; write to file://, s3:// or gs://")
 
 
-def allow_empty_token() -> None:
-    """Set the session token that cloud-files asks for when keys stand in the environment."""
+def ready_cloud_libraries() -> None:
+    """Import cloud-files so that it works and keeps quiet; call it before cloud-volume is used too.
+
+    They fail without a session token when keys stand in the environment, and print to stdout, where
+    results belong: what they print goes to the debug log.
+    """
     if "AWS_ACCESS_KEY_ID" in os.environ:
         os.environ.setdefault("AWS_SESSION_TOKEN", "")
+    import cloudfiles  # noqa: F401
+
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] in ("cloudvolume", "cloudfiles"):
+            module.__dict__["print"] = _log_instead
+
+
+def _log_instead(*words: Any, **options: Any) -> None:
+    logging.getLogger("segflow").debug("%s", " ".join(map(str, words)).strip())

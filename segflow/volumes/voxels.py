@@ -21,7 +21,7 @@ from segflow.errors import BoxError, VolumeError
 from segflow.geometry import Box, blocks
 from segflow.volumes.base import VolumeInfo
 from segflow.volumes.files import reason
-from segflow.volumes.store import allow_empty_token, local_path, locked, replace_file
+from segflow.volumes.store import local_path, locked, ready_cloud_libraries, replace_file
 
 PACKED = {".gz": "gzip", ".br": "br", ".zstd": "zstd", ".xz": "xz", ".bz2": "bz2"}
 TENSORSTORE = ("raw", "jpeg", "png", "compressed_segmentation")
@@ -162,9 +162,9 @@ class CloudVoxels:
         self.info, self.use_https, self.threads = info, use_https, threads
 
     def _open(self, fill_missing: bool) -> Any:
-        allow_empty_token()
         from cloudvolume import CloudVolume
 
+        ready_cloud_libraries()
         return CloudVolume(
             self.info.path, mip=self.info.mip, fill_missing=fill_missing, use_https=self.use_https,
             progress=False, cache=False, delete_black_uploads=False,
