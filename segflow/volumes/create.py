@@ -15,6 +15,7 @@ from segflow.errors import ChunkError, VolumeError
 from segflow.geometry import Box, Vec, vec
 from segflow.volumes import info as metadata
 from segflow.volumes import open_volume
+from segflow.volumes.bounded import BoundedVolume
 from segflow.volumes.convert import disk_dtype
 from segflow.volumes.precomputed import PrecomputedVolume
 
@@ -170,7 +171,7 @@ def _finer(chunk: Chunk, mip: int, factor: Sequence[int] | None) -> list[Vec]:
     return [vec(factor or (1, 2, 2))] * mip
 
 
-def thumbnail_of(volume: PrecomputedVolume, chunk: Chunk, mip: int, last: int = 6) -> None:
+def thumbnail_of(volume: BoundedVolume, chunk: Chunk, mip: int, last: int = 6) -> None:
     """Write a chunk's xy-average as uint8 into the last mip of the volume's ``thumbnail``.
 
     The thumbnail is a volume with mips 0 to ``last``, made if it is not there. Of several channels
@@ -187,7 +188,7 @@ def thumbnail_of(volume: PrecomputedVolume, chunk: Chunk, mip: int, last: int = 
     plane = chunk.array[-1] if chunk.array.ndim == 4 else chunk.array
     grey = Chunk(plane, chunk.voxel_offset, chunk.voxel_size, "image", source=chunk.source)
     grey = grey.with_array(to_dtype(grey, "uint8"), layer_type="image")
-    target = PrecomputedVolume(f"{volume.path}/thumbnail", threads=volume.threads)
+    target = PrecomputedVolume(f"{volume.store.path}/thumbnail")
     if not target.exists:
         target.create(_thumbnail_info(volume, chunk, mip, last), same=False)
     coarse = target.info(target.info().mips - 1)
@@ -196,7 +197,7 @@ def thumbnail_of(volume: PrecomputedVolume, chunk: Chunk, mip: int, last: int = 
     target.write(downsample_chunk(grey, target.ratio(mip, coarse.mip)[1]), coarse.mip)
 
 
-def _thumbnail_info(volume: PrecomputedVolume, chunk: Chunk, mip: int, last: int) -> metadata.Info:
+def _thumbnail_info(volume: BoundedVolume, chunk: Chunk, mip: int, last: int) -> metadata.Info:
     """Give the info of a thumbnail: blocks as large as the chunk there, so that tasks write whole ones."""
     block = [chunk.shape[-3], *(max(1, n >> max(0, last - mip)) for n in chunk.shape[-2:])]
     finest = volume.info(0)
