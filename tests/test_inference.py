@@ -252,6 +252,29 @@ def test_bytes_come_out_slab_by_slab():
         infer(Chunk(image * 3), network, output_dtype="uint8", **options)
 
 
+@pytest.mark.parametrize("options", [{}, {"output_dtype": "uint8"}, {"myelin_threshold": 0.3}])
+@pytest.mark.parametrize("device", ["here", "device"])
+def test_slabs_of_zeros_come_first(options, device):
+    import torch
+
+    image = np.random.default_rng(6).random((40, 20, 20), np.float32)
+    image[:20] = 0
+    image[28:33] = 0
+    network = Affine((6, 8, 8), 4)
+    answer = network if device == "here" else lambda batch: torch.from_numpy(network(batch))
+    patch = Patch.of((6, 8, 8), overlap=(2, 4, 4))
+    wanted = reference(image, patch, network, "wu", Box.of((0, 0, 0), image.shape))
+    assert not wanted[:, :16].any()
+    if "myelin_threshold" in options:
+        wanted = wanted[:3] * (wanted[3] >= 0.3)
+    out = infer(Chunk(image), answer, patch=patch, mask_output_chunk=True, **options).array
+    scale = 255 if out.dtype == np.uint8 else 1
+    np.testing.assert_allclose(out, wanted * scale, atol=0.5001 if scale == 255 else 2e-6)
+    nothing = infer(Chunk(image * 0), answer, patch=patch, mask_output_chunk=True, **options).array
+    assert nothing.shape == out.shape
+    assert not nothing.any()
+
+
 def test_myelin():
     image = np.random.default_rng(4).random((10, 20, 20), np.float32)
     options = {"patch": Patch.of((6, 8, 8), overlap=(2, 4, 4)), "mask_output_chunk": True}

@@ -24,6 +24,15 @@ def test_the_patch_size_as_numbers_or_a_word(segflow, tmp_path, data, option, wo
     np.testing.assert_allclose(np.load(out), tifffile.imread(data / "ac4_image.tif") / 255, atol=1e-6)
 
 
+@pytest.mark.parametrize("words", [["20", "32", "32"], ["auto"]])
+def test_the_patch_size_in_a_pipeline_file(segflow, tmp_path, words):
+    line = ["create-chunk", "-s", 20, 40, 40, "inference", "--patch-size", *words, *IDENTITY]
+    segflow("--save", tmp_path / "p.yaml", *line, "write-npy", "-f", tmp_path / "a.npy")
+    (tmp_path / "a.npy").unlink()
+    segflow("run", tmp_path / "p.yaml")
+    assert np.load(tmp_path / "a.npy").shape == (20, 40, 40)
+
+
 def test_the_patch_size_with_an_equals_sign(segflow, tmp_path):
     start = ["create-chunk", "-s", 20, 40, 40]
     for value in ("--patch-size=auto", "--patch-size=20,32,32"):

@@ -40,22 +40,24 @@ class NumbersOrWord(click.ParamType[Any]):
 class TripleOrWord(Option):
     """An option of three numbers or one word: after a number it takes the two that follow."""
 
+    def values_follow(self, words: list[str]) -> int:
+        """Give how many of the words after the option are its values."""
+        return 3 if words[0].isdigit() else 1
+
     def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
         """Let the parser hand on the values that follow."""
         super().add_to_parser(parser, ctx)
         mine = {id(o): o for t in (parser._long_opt, parser._short_opt) for o in t.values() if o.obj is self}
         for found in mine.values():
-            found.process = _taking(found.process)
+            found.process = self._taking(found.process)
 
+    def _taking(self, process: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+        def take(value: Any, state: Any) -> None:
+            more = self.values_follow([str(value)]) - 1
+            taken, state.rargs[:more] = state.rargs[:more], []
+            process((value, *taken) if taken else value, state)
 
-def _taking(process: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
-    def take(value: Any, state: Any) -> None:
-        if str(value).isdigit():
-            taken, state.rargs[:2] = state.rargs[:2], []
-            value = (value, *taken)
-        process(value, state)
-
-    return take
+        return take
 
 
 def triple_or_word(*decls: str, word: str, **attributes: Any) -> Callable[..., Any]:

@@ -21,6 +21,7 @@ from segflow.errors import UsageError
 from segflow.geometry import Box, Vec
 from segflow.inference.patches import Layout
 
+MANY = 8  # patches that meet in a voxel: up to half of each axis overlaps
 Weights = list[NDArray[np.float32]]
 
 
@@ -112,9 +113,14 @@ class Blender:
         self.weights = axis_weights(layout, kind)
         box = layout.output
         held = min(depth or box.shape[0], box.shape[0])
-        self.total = np.zeros((channels, held, *box.shape[1:]), np.float32)
+        self.total = np.zeros((channels, held, *box.shape[1:]), self.dtype(layout))
         self.first = 0  # the plane of the output that total[:, 0] is
         self.done = 0  # planes of the output that are complete
+
+    @staticmethod
+    def dtype(layout: Layout) -> type[np.floating[Any]]:
+        """Give what patches are added up in: float64 where so many meet that float32 drifts."""
+        return np.float32 if layout.patch.meeting <= MANY else np.float64
 
     def window(self, index: Sequence[int]) -> tuple[Box, Vec]:
         """Give the part of an output patch that is kept, in the patch, and its place in the output."""
@@ -130,18 +136,22 @@ class Blender:
         ready = [np.ascontiguousarray(p, np.float32) for p in patches]
         parts = [self.window(i) for i in indices]
         low, high = parts[0][0].start[0], parts[0][0].stop[0]
+        top = parts[0][1][0] - self.first
+        if top < 0 or top + high - low > self.total.shape[1]:
+            raise IndexError(
+                f"planes {top} to {top + high - low} are not in the slab of {self.total.shape[1]}"
+            )
         cuts = np.linspace(low, high, min(count, high - low) + 1).astype(int).tolist()
 
         def planes(begin: int, end: int) -> None:
             for index, (kept, place), patch in zip(indices, parts, ready):
                 wz, wy, wx = (w[i] for w, i in zip(self.weights, index))
-                down = place[0] - self.first + begin - low
                 _add(self.total, patch, wz, wy, wx, (begin, *kept.start[1:]), (end, *kept.stop[1:]),
-                     (down, *place[1:]))  # fmt: skip
+                     (top + begin - low, *place[1:]))  # fmt: skip
 
         list(pool.map(planes, cuts[:-1], cuts[1:]))
 
-    def complete(self, until: int) -> tuple[slice, NDArray[np.float32]] | None:
+    def complete(self, until: int) -> tuple[slice, NDArray[Any]] | None:
         """Give the planes of the output that became complete now that all before ``until`` are.
 
         With them, as a view, their values; ``forget`` must be called before the next ``add``.
@@ -152,9 +162,19 @@ class Blender:
         self.done = until
         return planes, self.total[:, planes.start - self.first : until - self.first]
 
+    @property
+    def slides(self) -> bool:
+        """Whether ``total`` is a slab that moves along z."""
+        return bool(self.total.shape[1] < self.layout.output.shape[0])
+
+    def skip(self, until: int) -> None:
+        """Take the planes before ``until`` as complete, and zero, before anything was added."""
+        self.done = max(until, 0)
+        self.first = self.done if self.slides else 0
+
     def forget(self) -> None:
         """Make room for the next slab where ``total`` slides."""
-        if self.total.shape[1] == self.layout.output.shape[0]:
+        if not self.slides:
             return
         gone = self.done - self.first
         left = self.total.shape[1] - gone
@@ -162,6 +182,6 @@ class Blender:
         self.total[:, left:] = 0
         self.first = self.done
 
-    def host(self, values: NDArray[np.float32], dtype: np.dtype[Any]) -> NDArray[Any]:
+    def host(self, values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
         """Give complete planes as another dtype."""
         return values.astype(dtype)

@@ -18,7 +18,8 @@ class DeviceBlender(Blender):
 
     def __init__(self, layout: Layout, channels: int, kind: str = "wu", *, device: torch.device) -> None:
         super().__init__(layout, 0, kind, depth=layout.patch.output[0])
-        self.total: Any = torch.zeros((channels, *self.total.shape[1:]), device=device)
+        dtype = getattr(torch, self.total.dtype.name)
+        self.total: Any = torch.zeros((channels, *self.total.shape[1:]), dtype=dtype, device=device)
         self.on_device = [[torch.from_numpy(w).to(device) for w in axis] for axis in self.weights]
 
     def add(self, indices: Sequence[Sequence[int]], patches: Any) -> None:
@@ -34,7 +35,7 @@ class DeviceBlender(Blender):
     def forget(self) -> None:
         """Make room for the next slab."""
         gone = self.done - self.first
-        if gone:
+        if gone and self.slides:
             self.total = torch.roll(self.total, -gone, dims=1)
             self.total[:, -gone:] = 0
             self.first = self.done

@@ -172,6 +172,7 @@ class Run:
         self.size = (8 if on_gpu else 2) if self.auto else int(batch_size)
         self.blender: Any = None
         self.output: Any = None
+        self.reached = 0  # planes before it are touched by no later patch
         self.probabilities = True
 
     def __call__(self, image: Patches, tick: Callable[[int], object]) -> NDArray[Any]:
@@ -179,13 +180,15 @@ class Run:
         begin = self.placed.output.start[0]
         windows = self.placed.windows(0)
         for z, group in itertools.groupby(self.placed, key=lambda index: index[0]):
+            self.reached = windows[z][0] - begin
             if self.blender is not None:
-                self.finish(windows[z][0] - begin)
+                self.finish(self.reached)
             for indices, batch in self.batches(image, group, tick):
                 for part, answer in self.answers(indices, batch):
                     self.blend(part, answer)
                     tick(len(part))
         if self.blender is None:  # nothing but zeros
+            self.reached = self.placed.output.shape[0]
             empty = np.zeros((1, len(image.array), *self.placed.patch.size), np.float32)
             for _, answer in self.answers([], empty):
                 self.blend([], answer)
@@ -266,7 +269,7 @@ class Run:
         if self.myelin is not None and self.channels <= MYELIN:
             raise ModelError(f"--mask-myelin-threshold needs four channels, and there are {self.channels}")
         if isinstance(answer, np.ndarray):
-            direct = self.dtype == np.float32 and self.myelin is None
+            direct = self.dtype == Blender.dtype(self.placed) and self.myelin is None
             depth = None if direct else self.placed.patch.output[0]
             self.blender = Blender(self.placed, self.channels, self.kind, depth)
             if direct:
@@ -277,7 +280,8 @@ class Run:
             self.blender = DeviceBlender(self.placed, self.channels, self.kind, device=answer.device)
         if self.output is None:
             count = MYELIN if self.myelin is not None else self.channels
-            self.output = np.empty((count, *self.placed.output.shape), self.dtype)
+            self.output = np.zeros((count, *self.placed.output.shape), self.dtype)
+        self.blender.skip(self.reached)  # slabs of nothing but zeros came before
 
     def finish(self, until: int) -> None:
         """Hand on the planes that no later patch touches: checked, masked and quantised."""

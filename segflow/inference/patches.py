@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -57,6 +58,11 @@ class Patch:
     def rim(self) -> Vec:
         """What is lost on every side from input to output."""
         return vec([(i - o) // 2 for i, o in zip(self.size, self.output)])
+
+    @property
+    def meeting(self) -> int:
+        """How many patches meet in a voxel."""
+        return math.prod(-(-o // s) for o, s in zip(self.output, self.stride))
 
     @property
     def stride(self) -> Vec:
