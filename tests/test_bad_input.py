@@ -140,7 +140,7 @@ def small_disk(tmp_path):
     ):
         pytest.skip("cannot mount a small file system here")
     yield place
-    subprocess.run(["umount", place], check=True)
+    subprocess.run(["umount", "--lazy", place], check=True)
 
 
 @pytest.mark.parametrize(
