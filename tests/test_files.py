@@ -158,7 +158,11 @@ def test_tif_options(segflow, data):
     segflow("read-tif", "-f", "labels.tif", "write-tif", "-f", "raw.tif", "--compression", "none",
             "--dtype", "uint16")  # fmt: skip
     segflow("read-tif", "-f", "labels.tif", "write-tif", "-f", "zstd.tif", "--compression", "zstd")
-    assert os.path.getsize("zstd.tif") < os.path.getsize("raw.tif") == pytest.approx(2 * 20 * 512 * 512, rel=0.01)
+    assert (
+        os.path.getsize("zstd.tif")
+        < os.path.getsize("raw.tif")
+        == pytest.approx(2 * 20 * 512 * 512, rel=0.01)
+    )
     assert "jpeg" in segflow("read-tif", "-f", "raw.tif", "write-tif", "-f", "j.tif", "--compression", "jpeg",
                              code=2).last  # fmt: skip
     assert "do not fit" in segflow("read-tif", "-f", "labels.tif", "--dtype", "uint8", code=1).last
@@ -264,7 +268,9 @@ def test_h5_cutouts_are_in_voxels_of_the_volume(segflow, data):
     assert str(stop.bbox) == "256-258_64-70_0-10"
     moved = run_chain(*words[:3], "--voxel-offset", "0", "0", "0", "--cutout-start", "90", "0", "0")["chunk"]
     assert moved.shape[0] == 6
-    assert "not inside" in segflow(*words[:3], "--cutout-start", 0, 0, 0, "--cutout-size", 4, 4, 4, code=2).last
+    assert (
+        "not inside" in segflow(*words[:3], "--cutout-start", 0, 0, 0, "--cutout-size", 4, 4, 4, code=2).last
+    )
     both = ("--cutout-stop", 258, 70, 10, "--cutout-size", 1, 1, 1)
     assert "not both" in segflow(*words[:3], *both, code=2).last
     assert run_chain(*words, "--set-bbox").bbox == part.bbox

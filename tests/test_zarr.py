@@ -317,7 +317,9 @@ def test_n5_is_read_as_zyx(tmp_path, data, segflow):
     np.testing.assert_array_equal(chunk.array, array)
     assert (chunk.voxel_size, chunk.voxel_offset) == ((30, 6, 6), (2, 0, 2))
     assert chunk.array.flags.c_contiguous
-    part = run_chain("read-n5", "-f", f"n5://{tmp_path}/a.n5", "--start", "3", "1", "2", "--size", "2", "3", "4")
+    part = run_chain(
+        "read-n5", "-f", f"n5://{tmp_path}/a.n5", "--start", "3", "1", "2", "--size", "2", "3", "4"
+    )
     np.testing.assert_array_equal(part["chunk"].array, array[1:3, 1:4, 0:4])
     assert "n5" in segflow("inspect", tmp_path / "a.n5").out
     with pytest.raises(VolumeError, match="only read"):

@@ -128,9 +128,7 @@ def read_h5(
     with _opened(path) as file:
         found = _choose(file, dataset or named, path)
         whole = _describe(file, found, path)
-        whole = files.override(
-            whole, voxel_offset=voxel_offset, voxel_size=voxel_size, layer_type=layer_type
-        )
+        whole = files.override(whole, voxel_offset=voxel_offset, voxel_size=voxel_size, layer_type=layer_type)
         info = select(whole, channels=channels, box=box, channel_order=channel_order)
         array = _read(found, whole, info, channels)
     if channel_order == "zyx":

@@ -43,6 +43,7 @@ __all__ = ["COMPRESSIONS", "N5Volume", "ZarrVolume", "volume_for"]
 COMPRESSIONS = ("zstd", "gzip", "blosc", "none")
 BLOCK = (64, 64, 64)
 
+
 class ZarrVolume(ArrayVolume):
     """A zarr array or OME-Zarr pyramid in a folder or bucket.
 
