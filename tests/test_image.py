@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 import tifffile
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -169,6 +169,7 @@ def test_contrast_of_real_sections(image, options):
 
 @settings(max_examples=40, deadline=None)
 @given(arrays(np.uint8, (1, 3, 4)), st.floats(0, 0.4), st.floats(0, 0.4))
+@example(np.array([[[255, 13, 133, 0], [0] * 4, [0] * 4]], np.uint8), 0.0, 0.25)  # 127.5 exactly
 def test_contrast_of_any_section(array, lower, upper):
     made = normalize_contrast(Chunk(array), lower, upper)
     np.testing.assert_array_equal(made.array[0], stretched(array[0], lower, upper, 1, 255))

@@ -729,7 +729,7 @@ def small_disk(tmp_path):
     ).returncode:
         pytest.skip("mounting is not allowed here")
     yield place
-    subprocess.run(["umount", place], check=True)
+    subprocess.run(["umount", "--lazy", place], check=True)
 
 
 @pytest.mark.parametrize("encoding", ["raw", "npz"])

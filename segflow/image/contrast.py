@@ -93,7 +93,7 @@ def _table(
     share = np.cumsum(counts) / total
     low, high = (int(np.searchsorted(share, f, side="right")) - 1 for f in (lower, 1 - upper))
     if low < high:
-        levels = (levels - low) * (maxval / (high - low))
+        levels = (levels - low) * maxval / (high - low)
     return np.rint(np.clip(levels, minval, maxval))
 
 
