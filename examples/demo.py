@@ -5,6 +5,7 @@ image -> affinities -> segmentation -> precomputed volumes with three mips -> sc
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import subprocess
@@ -36,7 +37,8 @@ def main() -> int:
     out.mkdir()
     words = shlex.split(LINE.format(out=out))
     print("segflow " + LINE.format(out=out).strip().replace("\n", " \\\n  "), flush=True)
-    code = subprocess.run([sys.executable, "-m", "segflow", *words], cwd=ROOT).returncode
+    environment = {**os.environ, "XDG_CACHE_HOME": str(out / "cache")}
+    code = subprocess.run([sys.executable, "-m", "segflow", *words], cwd=ROOT, env=environment).returncode
     if code == 0:
         print(f"\nthe picture: {out}/overlay.png\nin neuroglancer: {NEUROGLANCER.format(out=out)}")
     return code
