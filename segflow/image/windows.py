@@ -5,16 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit, prange
+from numba import njit as plain
+from numba import prange
+
+from segflow.compiled import njit
 
 
-@njit(inline="always")
+@plain(inline="always")
 def _range(index: Any, factor: Any, phase: Any, length: Any) -> Any:
     """Give the part of window ``index`` that lies in the array; ``phase`` voxels are before it."""
     return max(index * factor - phase, 0), min((index + 1) * factor - phase, length)
 
 
-@njit(cache=True, nogil=True)
+@njit()
 def _add_line(sums: Any, line: Any, factor: int, phase: int) -> None:
     if factor == 2 and phase == 0:
         for i in range(line.size // 2):
@@ -31,7 +34,7 @@ def _add_line(sums: Any, line: Any, factor: int, phase: int) -> None:
                 sums[i] += sums.dtype.type(line[x])
 
 
-@njit(cache=True, nogil=True)
+@njit()
 def _divide(total: Any, made: Any, count: int) -> None:
     """Fill ``made`` with integers total / count, rounded half up."""
     shift = 0
@@ -46,14 +49,14 @@ def _divide(total: Any, made: Any, count: int) -> None:
             made[i] = np.floor(total[i] / np.float64(count) + 0.5)
 
 
-@njit(cache=True, nogil=True)
+@njit()
 def _mean_of_two_lines(made: Any, a: Any, b: Any) -> None:
     """Fill a line with the means of the windows 1 2 2 of its lines, rounded half up."""
     for i in range(made.size):
         made[i] = (a[2 * i] + a[2 * i + 1] + b[2 * i] + b[2 * i + 1] + 2) >> 2
 
 
-@njit(cache=True, nogil=True)
+@njit()
 def _mean_of_four_lines(made: Any, a: Any, b: Any, c: Any, d: Any) -> None:
     """Fill a line with the means of the windows 2 2 2 of its lines, rounded half up."""
     for i in range(made.size):
@@ -61,7 +64,7 @@ def _mean_of_four_lines(made: Any, a: Any, b: Any, c: Any, d: Any) -> None:
         made[i] = (a[j] + a[k] + b[j] + b[k] + c[j] + c[k] + d[j] + d[k] + 4) >> 3
 
 
-@njit(cache=True, parallel=True, nogil=True)
+@njit(parallel=True)
 def mean_integers(array: Any, made: Any, factor: Any, phase: Any, sums: Any) -> None:
     """Fill ``made`` (czyx) with the means of windows of ``array``; windows are cut at its faces.
 
@@ -92,7 +95,7 @@ def mean_integers(array: Any, made: Any, factor: Any, phase: Any, sums: Any) -> 
             _divide(total[i : i + 1], made[c, k, j, i : i + 1], lines * (x1 - x0))
 
 
-@njit(cache=True, parallel=True, nogil=True)
+@njit(parallel=True)
 def mean_floats(array: Any, made: Any, factor: Any, phase: Any) -> None:
     """Do what mean_integers does for floats: summed in float64, not rounded."""
     _, nz, ny, nx = array.shape
@@ -111,7 +114,7 @@ def mean_floats(array: Any, made: Any, factor: Any, phase: Any) -> None:
             made[c, k, j, i] = total[i] / (lines * (x1 - x0))
 
 
-@njit(cache=True, nogil=True)
+@njit()
 def _mode(values: Any, count: int) -> Any:
     """Give the most frequent value; of several not the 0, then the first met."""
     best, most = values[0], 0
@@ -126,7 +129,7 @@ def _mode(values: Any, count: int) -> Any:
     return best
 
 
-@njit(cache=True, nogil=True)
+@njit()
 def _mode_of_four(a: Any, b: Any, c: Any, d: Any) -> Any:
     """Do what _mode does, for four values, without a loop."""
     if a == b:
@@ -140,7 +143,7 @@ def _mode_of_four(a: Any, b: Any, c: Any, d: Any) -> Any:
     return a if a != 0 else b
 
 
-@njit(cache=True, nogil=True)
+@njit()
 def _mode_of_four_lines(made: Any, values: Any, a: Any, b: Any, c: Any, d: Any) -> None:
     """Fill a line with the modes of the windows 2 2 2 of its lines."""
     for i in range(a.size // 2):
@@ -155,7 +158,7 @@ def _mode_of_four_lines(made: Any, values: Any, a: Any, b: Any, c: Any, d: Any) 
             made[i] = _mode(values, 8)
 
 
-@njit(cache=True, nogil=True)
+@njit()
 def _gather(values: Any, part: Any) -> int:
     count = 0
     for z in range(part.shape[0]):
@@ -166,7 +169,7 @@ def _gather(values: Any, part: Any) -> int:
     return count
 
 
-@njit(cache=True, parallel=True, nogil=True)
+@njit(parallel=True)
 def mode_windows(array: Any, made: Any, factor: Any, phase: Any) -> None:
     """Fill ``made`` (czyx) with the most frequent values of windows of ``array`` (unsigned)."""
     _, nz, ny, nx = array.shape

@@ -14,9 +14,9 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from segflow.compiled import njit
 from segflow.errors import UsageError
 from segflow.geometry import Box, Vec
 from segflow.inference.patches import Layout
@@ -81,7 +81,7 @@ def workers() -> tuple[ThreadPoolExecutor, int]:
     return ThreadPoolExecutor(count, thread_name_prefix="blend"), count
 
 
-@njit(nogil=True, cache=True)
+@njit()
 def _add(
     total: Any, patch: Any, wz: Any, wy: Any, wx: Any, low: Vec, high: Vec, place: Vec
 ) -> None:  # pragma: no cover

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from segflow.compiled import njit
 from segflow.errors import ChunkError
 
 Labels = NDArray[np.uint64]
@@ -58,7 +58,7 @@ def contingency(first: NDArray[Any], second: NDArray[Any]) -> tuple[Labels, Labe
     return a[order], b[order], count[order]
 
 
-@njit(cache=True, nogil=True)
+@njit()
 def _slot(a: Any, b: Any, keys_a: Any, keys_b: Any, counts: Any) -> Any:
     """Give the place of a pair in the table, or the free place where it belongs."""
     last = np.int64(counts.size - 1)
@@ -70,7 +70,7 @@ def _slot(a: Any, b: Any, keys_a: Any, keys_b: Any, counts: Any) -> Any:
     return i
 
 
-@njit(cache=True, nogil=True)
+@njit()
 def _add(first: Any, second: Any, start: int, keys_a: Any, keys_b: Any, counts: Any, used: int) -> Any:
     """Add runs of equal pairs from ``start`` on; stop at the end or when the table is half full."""
     i = start
@@ -89,7 +89,7 @@ def _add(first: Any, second: Any, start: int, keys_a: Any, keys_b: Any, counts: 
     return i, used
 
 
-@njit(cache=True, nogil=True)
+@njit()
 def _move(old_a: Any, old_b: Any, old: Any, keys_a: Any, keys_b: Any, counts: Any) -> None:
     """Put the pairs of one table into an empty one."""
     for k in range(old.size):
