@@ -127,6 +127,7 @@ def prepare(**options: Any) -> Backend | None:
     "Inference",
     uses="gpu",
     plan=plan,
+    prepare=prepare,
     example="segflow read-tif -f image.tif -o image inference --model affinity-snemi3d "
     "--mask-output-chunk -i image -o affs write-h5 -i affs -f affs.h5",
 )

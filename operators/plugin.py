@@ -33,6 +33,7 @@ def _split(names: str | None) -> list[str]:
 @operator(
     "Plugins",
     plan=plan_plugin,
+    prepare=prepare,
     unknown_outputs=True,
     example="segflow create-chunk plugin -f invert.py -i chunk -o chunk -a maximum=255 view",
 )

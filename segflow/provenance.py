@@ -36,22 +36,18 @@ def find(path: str) -> list[dict[str, Any]]:
     for scheme in ("precomputed://", "zarr://"):
         path = path.removeprefix(scheme)
     if "://" in path and not path.startswith("file://"):
-        records = _in_bucket(path)
+        records = _in_volume(path)
     else:
         place = Path(path.removeprefix("file://")).expanduser()
         if not place.exists():
             raise VolumeError(f"{path} does not exist")
-        records = _in_folder(place) if place.is_dir() else _in_file(place)
+        records = _in_volume(f"file://{place}") if place.is_dir() else _in_file(place)
     if not records:
         raise VolumeError(f"{path} does not say how it was made; segflow did not write it")
     return records
 
 
-def _in_folder(place: Path) -> list[dict[str, Any]]:
-    return [json.loads(f.read_text()) for f in sorted((place / FOLDER).glob("*.json"))]
-
-
-def _in_bucket(path: str) -> list[dict[str, Any]]:
+def _in_volume(path: str) -> list[dict[str, Any]]:
     from segflow.volumes import bucket_files
 
     files = bucket_files(path)

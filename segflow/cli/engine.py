@@ -101,12 +101,12 @@ class Chain:
         Raises:
             UsageError: a name, file, box or option cannot work.
         """
-        plan = Plan(chunks=dict.fromkeys(known, UNKNOWN), mip=self.run.mip)
+        chunks = dict.fromkeys(known, UNKNOWN)
+        plan = Plan(chunks=chunks, mip=self.run.mip, lease=self.run.has_lease)
         open_names = False
         for step in self.steps:
             try:
                 with self._placed(step):
-                    plan.lease = self.run.has_lease
                     self._check_names(step, plan, open_names)
                     specs = self._planned(step, plan)
             except SegflowError as error:
@@ -162,10 +162,9 @@ class Chain:
         for _ in self.check(known=chunks or ()):
             pass
         for step in self.steps:
-            prepare = step.operator.function.__globals__.get("prepare")
-            if prepare and "step_name" in step.options:
+            if step.operator.prepare:
                 with self._placed(step):
-                    prepare(**step.arguments(None))
+                    step.operator.prepare(**step.arguments(None))
         stream: Iterator[State] = iter([State(chunks or {}, run=self.run)])
         before: Step | None = None
         for step in self.steps:

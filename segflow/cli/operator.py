@@ -132,6 +132,7 @@ class Operator:
     deletes: str | None = None
     finish: Callable[..., None] | None = None
     plan: Callable[..., Any] | None = None
+    prepare: Callable[..., Any] | None = None
     takes: frozenset[str] = field(default_factory=frozenset)
 
 
@@ -143,6 +144,7 @@ def operator(
     example: str = "",
     finish: Callable[..., None] | None = None,
     plan: Callable[..., Any] | None = None,
+    prepare: Callable[..., Any] | None = None,
     source: bool = False,
     always: bool = False,
     unknown_outputs: bool = False,
@@ -158,6 +160,7 @@ def operator(
         example: an example line for its help.
         finish: ``finish(run, **options)`` is called once when the stream ends without error.
         plan: ``plan(plan, options)`` is called before the run; see segflow.cli.plan.Plan.
+        prepare: ``prepare(**options)`` is called before the first state, to load what is costly.
         source: it gives tasks by itself, so what it makes is not known from what came before.
         always: it also acts on skipped states (it ends a task).
         unknown_outputs: what it stores cannot be known before the run (a user's plugin).
@@ -172,6 +175,7 @@ def operator(
     def mark(function: F) -> F:
         function.__operator__ = Operator(  # type: ignore[attr-defined]
             function, section, kind, uses, example, source, always, unknown_outputs, deletes, finish, plan,
+            prepare,
             frozenset(inspect.signature(function).parameters),
         )  # fmt: skip
         return function
