@@ -82,8 +82,16 @@ class FolderVoxels:
         for cell, path in packed:
             if not box.contains(cell):
                 self._unpack(cell, path)
+        parts = [box] if self.sharded else [cell.intersect(box) for cell in cells(self.info, box)]
         with _told(self.info):
-            self._open(True)[_zyx(box)].write(array).result()
+            store = self._open(True)
+            writes = [
+                store[_zyx(part)].write(array[(slice(None), *part.slices(box.start))]) for part in parts
+            ]
+            for write in writes:
+                write.exception()  # waits: nothing is still being written when an error is told
+            for write in writes:
+                write.result()
         for _, path in packed:
             path.unlink(missing_ok=True)
 
