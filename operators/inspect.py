@@ -27,9 +27,9 @@ def inspect(path: str, *, dataset: str | None = None, mip: int | None = None, pn
     FILE is a tif (or a folder of them), h5 (FILE.h5:DATASET) or npy file, VOLUME a precomputed,
     zarr or n5 folder or address.
     """
-    from segflow.volumes import hdf5, look
+    from segflow.volumes import hdf5, lazy, look
 
-    if look.format_of(path) == "h5" and not (dataset or hdf5.split_dataset(path)[1]):
+    if lazy.format_of(path) == "h5" and not (dataset or hdf5.split_dataset(path)[1]):
         held = hdf5.list_datasets(path)
         names = [str(i.extra["dataset"]) for i in held]
         if len(held) != 1 and "/main" not in names:

@@ -4,87 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from segflow.chunk import Chunk
-from segflow.errors import VolumeError
 from segflow.geometry import Box
-from segflow.volumes import hdf5, npy, open_volume, tif
 from segflow.volumes.base import VolumeInfo
+from segflow.volumes.lazy import LazyVolume, open_lazy
 
 LIMIT = 2**28  # voxels that are read for the range of values; sections are sampled beyond
-READERS = {".tif": "tif", ".tiff": "tif", ".npy": "npy", **dict.fromkeys(hdf5.ENDINGS, "h5")}
-
-
-def format_of(path: str) -> str:
-    """Tell the format of a file, folder or address: tif, h5, npy, or volume (zarr, n5, precomputed).
-
-    Raises:
-        VolumeError: there is nothing, or nothing known.
-    """
-    name, dataset = hdf5.split_dataset(path)
-    place = Path(name.removeprefix("file://")).expanduser()
-    if "://" in name and not name.startswith("file://"):
-        return "volume"
-    if not place.exists():
-        raise VolumeError(f"{path} does not exist")
-    if place.is_file():
-        form = READERS.get(place.suffix.lower())
-        if form is None:
-            raise VolumeError(f"{path} ends in no known way; give a .tif, .h5 or .npy file")
-        return form
-    return "volume" if address_of(str(place)) else "tif"
-
-
-def address_of(folder: str) -> str | None:
-    """Give the volume's address for a folder that holds one; None for others."""
-    place = Path(folder)
-    for marks, scheme in (
-        (("zarr.json", ".zarray", ".zgroup"), "zarr://"),
-        (("attributes.json", "s0/attributes.json"), "n5://"),
-        (("info",), "precomputed://"),
-    ):
-        if any((place / mark).exists() for mark in marks):
-            return f"{scheme}{place.absolute()}"
-    return None
 
 
 class Source:
     """A file or volume that is looked at: its header, and its sections a few at a time."""
 
     def __init__(self, path: str, dataset: str | None = None, mip: int | None = None) -> None:
-        self.path, form = path, format_of(path)
-        self._chunk: Chunk | None = None
-        self.dataset = dataset or hdf5.split_dataset(path)[1]
-        self._volume: Any = None
-        if form == "volume":
-            local = path.removeprefix("file://")
-            self._volume = open_volume(path if "://" in local else address_of(local) or path)
-            self.info: VolumeInfo = self._volume.info(self._mip() if mip is None else mip)
-        elif form == "h5":
-            self.info = hdf5.peek_h5(path, dataset)
-        else:
-            self.info = tif.peek_tif(path) if form == "tif" else npy.peek_npy(path)
+        self.path, self._lazy = path, open_lazy(path, dataset=dataset, mip=mip or 0)
+        if mip is None and self._lazy.info.mips > 1:
+            self._lazy = self._small(dataset)
+        self.info: VolumeInfo = self._lazy.info
 
-    def _mip(self) -> int:
+    def _small(self, dataset: str | None) -> LazyVolume:
         """Give the finest mip of at most LIMIT voxels, else the coarsest."""
-        last = self._volume.info(0).mips - 1
-        small = (m for m in range(last + 1) if self._volume.info(m).bounds.voxels <= LIMIT)
-        return next(small, last)
+        mips = [open_lazy(self.path, dataset=dataset, mip=m) for m in range(self._lazy.info.mips)]
+        return next((v for v in mips if v.info.bounds.voxels <= LIMIT), mips[-1])
 
     def read(self, box: Box) -> Chunk:
         """Give the chunk in ``box``."""
-        if self._volume is not None:
-            return self._volume.read(box, self.info.mip)
-        if self.info.format == "h5":
-            return hdf5.read_h5(self.path, self.dataset, box=box)
-        if self._chunk is None:
-            read = tif.read_tif if self.info.format == "tif" else npy.read_npy
-            self._chunk = read(self.path)
-        return self._chunk.cutout(box)
+        return self._lazy.read(box)
 
     def middle(self) -> Chunk:
         """Give the middle section."""

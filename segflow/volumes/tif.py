@@ -39,8 +39,8 @@ def peek_tif(path: str) -> VolumeInfo:
     """
     place = Path(path).expanduser()
     if not place.is_dir():
-        with _opened(place) as tif:
-            return _describe(tif, path)[0]
+        with opened(place) as tif:
+            return describe_tif(tif, path)[0]
     sections = section_files(path)
     first = peek_tif(str(sections[0]))
     depth = sum(depths(sections, first))
@@ -155,7 +155,7 @@ class _Complaints(logging.Handler):
 
 
 @contextmanager
-def _opened(place: Path) -> Iterator[tifffile.TiffFile]:
+def opened(place: Path) -> Iterator[tifffile.TiffFile]:
     """Open a tif and raise VolumeError for whatever is wrong with it, also later in the block."""
     import tifffile
 
@@ -180,8 +180,8 @@ def _opened(place: Path) -> Iterator[tifffile.TiffFile]:
 
 
 def _read_file(place: Path) -> NDArray[Any]:
-    with _opened(place) as tif:
-        _, order = _describe(tif, str(place))
+    with opened(place) as tif:
+        _, order = describe_tif(tif, str(place))
         series = tif.series
         if len(series) > 1 and order is None:
             return tif.asarray(key=slice(None))
@@ -213,8 +213,11 @@ def _read_folder(path: str, info: VolumeInfo) -> NDArray[Any]:
     return array
 
 
-def _describe(tif: tifffile.TiffFile, path: str) -> tuple[VolumeInfo, str | None]:
-    """Give the header and the axes to keep, in order; None for equal sections in many series."""
+def describe_tif(tif: tifffile.TiffFile, path: str) -> tuple[VolumeInfo, str | None]:
+    """Give the header of an open tif, and which of its axes are kept, in order.
+
+    None instead of the axes stands for equal sections in many series.
+    """
     series, first = tif.series, tif.series[0]
     about, page = _about(tif), first.keyframe
     shape: tuple[int, ...]
