@@ -54,16 +54,11 @@ def nearest(chunk: Chunk) -> NDArray[np.float32]:
     Raises:
         ChunkError: wrong shape or dtype, an offset is missing, NaN, or values outside [0, 1].
     """
-    check_affinities(chunk.shape, chunk.dtype)
-    order = channel_order(chunk, NEAREST)
+    order = _order(chunk)
     array = chunk.array
-    for axis, channel in enumerate(order):
-        _check_range(array[channel], axis, channel)
-    first = order[0]
-    if array.dtype == np.float32 and order == [first, first + 1, first + 2]:
-        picked = array[first : first + 3]
-        if picked.flags.c_contiguous:
-            return picked
+    ready = _ready(array, order, np.float32)
+    if ready is not None:
+        return ready
     result = np.empty((3, *array.shape[1:]), np.float32)
     for values, channel in zip(result, order):
         if array.dtype == np.uint8:
@@ -71,6 +66,56 @@ def nearest(chunk: Chunk) -> NDArray[np.float32]:
         else:
             values[...] = array[channel]
     return result
+
+
+def nearest_bytes(chunk: Chunk) -> NDArray[np.uint8]:
+    """Give the affinities of each voxel to the one before it on z, y and x, as round(255 a).
+
+    Float and uint8 volumes of the same affinities give the same bytes. An array that already is
+    z, y, x uint8 in C order is not copied; otherwise the copy is 3 bytes a voxel.
+
+    Args:
+        chunk: czyx affinities, float in [0, 1], or uint8.
+
+    Returns:
+        uint8, shape (3, z, y, x), perhaps read-only.
+
+    Raises:
+        ChunkError: as ``nearest``.
+
+    >>> nearest_bytes(Chunk(np.full((3, 1, 1, 2), 0.5, np.float32)))[0].tolist()
+    [[[128, 128]]]
+    """
+    order = _order(chunk)
+    array = chunk.array
+    ready = _ready(array, order, np.uint8)
+    if ready is not None:
+        return ready
+    result = np.empty((3, *array.shape[1:]), np.uint8)
+    for made, channel in zip(result, order):
+        for section, values in zip(made, array[channel]):
+            if array.dtype != np.uint8:
+                values = np.rint(np.clip(values.astype(np.float32) * np.float32(255), 0, 255))
+            section[...] = values
+    return result
+
+
+def _order(chunk: Chunk) -> list[int]:
+    """Check affinities, and give their channels for z, y and x."""
+    check_affinities(chunk.shape, chunk.dtype)
+    order = channel_order(chunk, NEAREST)
+    for axis, channel in enumerate(order):
+        _check_range(chunk.array[channel], axis, channel)
+    return order
+
+
+def _ready(array: NDArray[Any], order: list[int], dtype: Any) -> NDArray[Any] | None:
+    """Give the three channels as a view, if they lie in order, in C order and in this dtype."""
+    first = order[0]
+    picked = array[first : first + 3]
+    if array.dtype == dtype and order == [first, first + 1, first + 2] and picked.flags.c_contiguous:
+        return picked
+    return None
 
 
 def _check_range(values: NDArray[Any], axis: int, channel: int) -> None:
