@@ -1,0 +1,316 @@
+"""Run the stages of a block job: in this process, or in several that share its work folder."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import cache
+
+from segflow.blocks.ledger import Stage, WorkFolder
+from segflow.errors import Interrupted, SegflowError
+from segflow.progress import bar
+
+log = logging.getLogger("segflow")
+
+DRIVER = "SEGFLOW_DRIVER"  # tells a worker its driver's process id, and when the run began
+THREADS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+PATIENCE = 10.0  # seconds that workers have to end when they are told to
+LONGEST = 2.0  # seconds between two looks at what others do
+
+Tick = Callable[[int], object]
+
+
+class Counts(dict[str, int]):
+    """How many blocks were computed, by stage."""
+
+    @property
+    def total(self) -> int:
+        """The number of all of them."""
+        return sum(self.values())
+
+
+def run_stages(
+    folder: WorkFolder,
+    stages: Sequence[Stage],
+    *,
+    tick: Tick | None = None,
+    only: Collection[str] | None = None,
+) -> Counts:
+    """Compute in this process what is missing, beside other processes that do the same.
+
+    Takes blocks whose stage may start, one by one, and waits for those that others compute; those
+    of processes that died are taken over. A block that raises is recorded, and not tried again in
+    this run; what does not depend on it goes on.
+
+    Args:
+        folder: after ``begin``.
+        stages: of the job, each after its predecessors.
+        tick: is told how many more blocks are done, by whomever.
+        only: names of the stages to run; default: all.
+
+    Returns:
+        how many blocks this process computed.
+
+    Raises:
+        SegflowError: blocks failed, or a stage cannot start.
+    """
+    driver, since = _driver()
+    wanted = [s for s in stages if only is None or s.name in only]
+    work = _Work(folder, since or time.time(), tick or (lambda n: None), quiet=bool(driver))
+    pause = 0.02
+    try:
+        with folder.heartbeat():
+            while not all(work.finished(stage) for stage in wanted):
+                work.waits = False
+                if sum(work.sweep(stage) for stage in wanted):
+                    pause = 0.02
+                elif work.waits:
+                    time.sleep(pause * random.uniform(0.5, 1))
+                    pause = min(LONGEST, 1.5 * pause)
+                else:
+                    break
+    except KeyboardInterrupt:
+        if driver:
+            raise SystemExit(Interrupted.exit_code) from None  # the driver tells of it
+        raise
+    if not driver:
+        check_complete(folder, wanted)
+    return work.counts
+
+
+class _Work:
+    """What one process knows of a job while it works on it."""
+
+    def __init__(self, folder: WorkFolder, since: float, tick: Tick, quiet: bool) -> None:
+        self.folder, self.since, self.tick, self.quiet = folder, since, tick, quiet
+        self.counts = Counts()
+        self.told: dict[str, int] = {}  # how many blocks of a stage were told to tick
+        self.complete: set[str] = set()
+        self.waits = False  # whether others compute blocks
+
+    def finished(self, stage: Stage) -> bool:
+        """Whether all blocks of a stage are done."""
+        return stage.name in self.complete or not self._missing(stage)
+
+    def _missing(self, stage: Stage) -> list[int]:
+        """List what is not done, and tell of what is."""
+        done = self.folder.done(stage.name)
+        if stage.name not in self.told:
+            self.folder.tidy(stage.name)
+        self.tick(len(done) - self.told.get(stage.name, 0))
+        self.told[stage.name] = len(done)
+        missing = [block for block in range(stage.count) if block not in done]
+        if not missing:
+            self.complete.add(stage.name)
+        return missing
+
+    def _may_start(self, stage: Stage) -> bool:
+        for name in stage.after:
+            if name not in self.complete and self.folder.complete(name):
+                self.complete.add(name)
+        return self.complete.issuperset(stage.after)
+
+    def sweep(self, stage: Stage) -> int:
+        """Compute whatever can be had of a stage; give how many blocks were tried."""
+        if stage.name in self.complete or not self._may_start(stage):
+            return 0
+        return sum(self._try(stage, block) for block in self._missing(stage))
+
+    def _try(self, stage: Stage, block: int) -> bool:
+        folder, name = self.folder, stage.name
+        failure = folder.failure(name, block)
+        if failure and failure["time"] >= self.since:
+            return False
+        if not folder.claim(name, block):
+            self.waits |= not folder.result(name, block).exists()
+            return False
+        try:
+            folder.check_current(name)
+            self._compute(stage, block)
+        finally:
+            folder.release(name, block)
+        return True
+
+    def _compute(self, stage: Stage, block: int) -> None:
+        try:
+            arrays = stage.run(block)
+        except Interrupted:
+            raise
+        except Exception as error:
+            told = str(error) if isinstance(error, SegflowError) else f"{type(error).__name__}: {error}"
+            more = {"box": stage.label(block), "traceback": traceback.format_exception(error)}
+            self.folder.fail(stage.name, block, " ".join(told.split()), **more)
+            if not self.quiet:
+                log.error("stage %s, %s: %s", stage.name, stage.label(block), told)
+            return
+        self.folder.publish(stage.name, block, arrays)
+        self.counts[stage.name] = self.counts.get(stage.name, 0) + 1
+        self.told[stage.name] += 1
+        self.tick(1)
+
+
+def check_complete(folder: WorkFolder, stages: Sequence[Stage]) -> None:
+    """Raise SegflowError with the first failure, or the first stage that is not complete."""
+    lacking = [s for s in stages if not folder.complete(s.name)]
+    for stage in lacking:
+        failures = folder.failures(stage.name)
+        if failures:
+            first = min(failures)
+            raise SegflowError(
+                f"{len(failures)} of {stage.count} blocks of stage {stage.name} failed; the first, "
+                f"{stage.label(first)}: {failures[first]['error']}"
+            )
+    for stage in lacking:
+        before = [name for name in stage.after if not folder.complete(name)]
+        what = f"it needs stage {before[0]}, which is not complete" if before else "run the same line again"
+        raise SegflowError(f"stage {stage.name} is not complete in {folder.path}: {what}")
+
+
+def drive(
+    folder: WorkFolder,
+    stages: Sequence[Stage],
+    words: Sequence[str],
+    processes: int,
+    *,
+    only: Collection[str] | None = None,
+) -> Counts:
+    """Run a job in several processes of this machine, which share its cores, and show its progress.
+
+    Args:
+        folder: after ``begin``.
+        stages: of the job.
+        words: the line that joins the job, without ``segflow``; each process runs it.
+        processes: how many; one is this process itself.
+        only: names of the stages that are run; ``words`` say the same.
+
+    Returns:
+        how many blocks were computed, here and by others that joined.
+
+    Raises:
+        SegflowError: blocks failed, or a process did; what is done stays.
+    """
+    wanted = [s for s in stages if only is None or s.name in only]
+    with bar(sum(s.count for s in wanted), "blocks") as tick:
+        if processes == 1 or all(folder.complete(s.name) for s in wanted):
+            return run_stages(folder, stages, tick=tick, only=only)
+        before = {s.name: len(folder.done(s.name)) for s in wanted}
+        with _workers(words, processes) as workers:
+            _watch(folder, wanted, workers, tick)
+    check_complete(folder, wanted)
+    return Counts({name: len(folder.done(name)) - count for name, count in before.items()})
+
+
+class _Worker:
+    """A process that joined; what it says on stderr is kept."""
+
+    def __init__(self, words: Sequence[str], environment: dict[str, str]) -> None:
+        self.errors = tempfile.TemporaryFile()  # noqa: SIM115
+        self.read, self.last = 0, ""
+        line = [sys.executable, "-m", "segflow", "--log-level", "warning", *words]
+        self.process = subprocess.Popen(
+            line, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self.errors,
+            env={**os.environ, **environment},
+        )  # fmt: skip
+
+    def heard(self) -> list[str]:
+        """Give the lines it wrote since the last time; the file's position is the process's own."""
+        new = os.pread(self.errors.fileno(), 1 << 20, self.read)
+        new = new[: new.rfind(b"\n") + 1]
+        self.read += len(new)
+        lines = new.decode(errors="replace").splitlines()
+        self.last = lines[-1] if lines else self.last
+        return lines
+
+    def check(self, folder: WorkFolder) -> None:
+        """Raise SegflowError if it was killed or failed."""
+        code = self.process.poll() or 0
+        if code < 0:
+            cause = ", probably for want of memory" if code == -signal.SIGKILL else ""
+            raise SegflowError(
+                f"a worker process was killed by {signal.Signals(-code).name}{cause}; what is done stays in "
+                f"{folder.path}: run the same line again, with fewer processes or smaller blocks"
+            )
+        if code > 0:
+            self.heard()
+            why = self.last.removeprefix("segflow").partition(": ")[2] or f"exit code {code}"
+            raise SegflowError(f"a worker process ended: {why}")
+
+
+def _watch(folder: WorkFolder, stages: Sequence[Stage], workers: list[_Worker], tick: Tick) -> None:
+    """Wait until all workers have ended; tell of progress, failures and warnings, each once."""
+    began, shown, told = time.time(), 0, set[str]()
+    while True:
+        ended = all(worker.process.poll() is not None for worker in workers)
+        for worker in workers:
+            worker.check(folder)
+        looked = time.monotonic()
+        done = sum(len(folder.done(stage.name)) for stage in stages)
+        tick(done - shown)
+        shown = done
+        failed = (
+            f"stage {stage.name}, {stage.label(block)}: {record['error']}"
+            for stage in stages
+            for block, record in folder.failures(stage.name).items()
+            if record["time"] >= began - PATIENCE
+        )
+        heard = (line.removeprefix("segflow: warning: ") for worker in workers for line in worker.heard())
+        for line, level in (*((f, logging.ERROR) for f in failed), *((h, logging.WARNING) for h in heard)):
+            if line not in told:
+                told.add(line)
+                log.log(level, "%s", line)
+        if ended:
+            return
+        time.sleep(max(0.1, min(10.0, 20 * (time.monotonic() - looked))))
+
+
+@contextmanager
+def _workers(words: Sequence[str], processes: int) -> Iterator[list[_Worker]]:
+    """Start workers with their share of the cores; end them whatever happens."""
+    threads = str(max(1, len(os.sched_getaffinity(0)) // processes))
+    environment = {**dict.fromkeys(THREADS, threads), DRIVER: f"{os.getpid()} {time.time()}"}
+    workers: list[_Worker] = []
+    try:
+        workers += (_Worker(words, environment) for _ in range(processes))
+        yield workers
+    finally:
+        for worker in workers:
+            with suppress(ProcessLookupError):
+                worker.process.terminate()
+        until = time.monotonic() + PATIENCE
+        for worker in workers:
+            try:
+                worker.process.wait(max(0.0, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                worker.process.kill()
+                worker.process.wait()
+            worker.errors.close()
+
+
+@cache
+def _driver() -> tuple[int, float]:
+    """Give the driver of this worker and the time its run began; (0, 0) for other processes.
+
+    The system is asked to kill the worker when its driver dies, which is safe at any moment.
+
+    Raises:
+        Interrupted: the driver is gone already.
+    """
+    told = os.environ.pop(DRIVER, "")
+    if not told:
+        return 0, 0.0
+    pid, since = told.split()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != int(pid):
+        raise Interrupted("the process that started this one is gone")
+    return int(pid), float(since)
