@@ -16,19 +16,19 @@ Two processes may compute one block, by an accident of timing: results are whole
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Event, Thread
+from socket import gethostname
 from typing import TYPE_CHECKING, Any
 
+from segflow.blocks.claims import Claim, Claims, lives
+from segflow.blocks.disk import numbered, whole
 from segflow.blocks.inputs import fingerprint, work_dir_of
 from segflow.blocks.plan import FORMAT, Json, make_plan, merge_plans
-from segflow.blocks.worker import host, lives, worker_name
 from segflow.errors import SegflowError, UsageError, VolumeError
 from segflow.geometry import Box, Grid
 from segflow.volumes.files import reading, reason
@@ -39,9 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMAT", "Stage", "WorkFolder", "fingerprint", "whole", "work_dir_of"]
 
-BEAT = 5.0  # seconds between two touches of a claim
-DEAD = 60.0  # seconds without a touch after which a claim of another machine is void
-FORGOTTEN = 3600.0  # seconds after which a temporary file of another machine is
+FORGOTTEN = 3600.0  # seconds after which a temporary file of another machine is void
 
 
 @dataclass(frozen=True)
@@ -69,59 +67,12 @@ class Stage:
         return str(self.boxes[block]) if self.boxes is not None else f"block {block}"
 
 
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside ``path``; on success it is synced and takes its place.
-
-    The name ends as ``path`` does. A process that is killed leaves it behind; it is never read, and
-    removed when the stage is worked on again.
-
-    Raises:
-        VolumeError: the place cannot be written, or the disk is full.
-    """
-    beside = path.with_name(f".{worker_name()}.{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield beside
-        for place, at in ((beside, None), (path.parent, beside)):
-            if at is not None:
-                os.replace(at, path)
-            handle = os.open(place, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
-    except OSError as error:
-        if isinstance(error, VolumeError):
-            raise
-        raise VolumeError(f"cannot write {path}: {reason(error, path.parent)}") from error
-    finally:
-        with suppress(OSError):
-            beside.unlink(missing_ok=True)
-
-
-@dataclass(frozen=True)
-class Claim:
-    """Who computes a block, since when (seconds since 1970), and seconds since the last sign of life."""
-
-    worker: str
-    host: str
-    since: float
-    age: float
-
-    @property
-    def alive(self) -> bool:
-        """Whether the block is being computed: the process lives, or beats if it is elsewhere."""
-        known = lives(self.worker)
-        return self.age < DEAD if known is None else known
-
-
 class WorkFolder:
     """The work folder of a job, at ``path``; nothing is made before ``begin``."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).expanduser().absolute()
-        self._held: set[Path] = set()
+        self._claims = Claims()
         self._begun: dict[str, str] = {}
 
     # -- the plan ---------------------------------------------------------------------------
@@ -192,7 +143,7 @@ class WorkFolder:
 
     def _has_work(self, stage: str) -> bool:
         """Whether there are results, or blocks that are being computed."""
-        done = next(_numbered(self.path / stage, ".npz"), None) is not None
+        done = next(numbered(self.path / stage, ".npz"), None) is not None
         return done or any(claim.alive for claim in self.running(stage).values())
 
     def _write(self, plan: Json) -> None:
@@ -225,7 +176,7 @@ class WorkFolder:
 
     def done(self, stage: str) -> set[int]:
         """Give the blocks that have their result."""
-        return set(_numbered(self.path / stage, ".npz"))
+        return set(numbered(self.path / stage, ".npz"))
 
     def complete(self, stage: str) -> bool:
         """Whether every block of a stage has its result."""
@@ -268,71 +219,35 @@ class WorkFolder:
 
     def claim(self, stage: str, block: int) -> bool:
         """Take a block, unless it is done or a live process computes it."""
-        path = self.path / stage / "running" / f"{block:08d}"
-        if self.result(stage, block).exists() or not self._take(path):
+        result = self.result(stage, block)
+        if result.exists() or not self._claims.take(self._running(stage, block)):
             return False
-        self._held.add(path)
-        if self.result(stage, block).exists():  # published since we looked
+        if result.exists():  # published since we looked
             self.release(stage, block)
             return False
         return True
 
-    def _take(self, path: Path) -> bool:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        mine = json.dumps({"worker": worker_name(), "host": host(), "since": time.time()})
-        for _ in range(2):
-            try:
-                handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-            except FileExistsError:
-                claim = _read_claim(path)
-                if claim is not None and claim.alive:
-                    return False
-                path.unlink(missing_ok=True)
-                continue
-            with os.fdopen(handle, "w") as file:
-                file.write(mine)
-            return True
-        return False
-
     def release(self, stage: str, block: int) -> None:
         """Give a block back."""
-        self._let_go(self.path / stage / "running" / f"{block:08d}")
+        self._claims.give_back(self._running(stage, block))
 
-    def _let_go(self, path: Path) -> None:
-        self._held.discard(path)
-        path.unlink(missing_ok=True)
-
-    @contextmanager
-    def heartbeat(self, every: float = BEAT) -> Iterator[None]:
-        """Touch what this process claimed every few seconds; at the end give it all back."""
-        ended = Event()
-
-        def beat() -> None:
-            while not ended.wait(every):
-                for path in tuple(self._held):
-                    with suppress(OSError):
-                        os.utime(path)
-
-        thread = Thread(target=beat, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
-            for path in tuple(self._held):
-                self._let_go(path)
+    def heartbeat(self) -> AbstractContextManager[None]:
+        """Keep this process's claims alive; at the end give them all back."""
+        return self._claims.heartbeat()
 
     def running(self, stage: str) -> dict[int, Claim]:
         """Give the claims of blocks that are not done, those of dead processes too."""
-        folder, done = self.path / stage / "running", self.done(stage)
-        claims = {b: _read_claim(folder / f"{b:08d}") for b in _numbered(folder) if b not in done}
-        return {block: claim for block, claim in claims.items() if claim is not None}
+        done = self.done(stage)
+        return {block: claim for block, claim in self._all_claims(stage).items() if block not in done}
+
+    def _all_claims(self, stage: str) -> dict[int, Claim]:
+        found = {b: Claim.read(self._running(stage, b)) for b in numbered(self.path / stage / "running")}
+        return {block: claim for block, claim in found.items() if claim is not None}
 
     def fail(self, stage: str, block: int, error: str, **more: Any) -> None:
         """Record why a block could not be computed."""
         before = self.failure(stage, block) or {}
-        record = {"error": error, "host": host(), "attempt": before.get("attempt", 0) + 1}
+        record = {"error": error, "host": gethostname(), "attempt": before.get("attempt", 0) + 1}
         with whole(self._failed(stage, block)) as beside:
             beside.write_text(json.dumps({**record, "time": time.time(), **more}, indent=1) + "\n")
 
@@ -350,8 +265,11 @@ class WorkFolder:
     def failures(self, stage: str) -> dict[int, Json]:
         """Give the records of all blocks that failed and are not done."""
         done = self.done(stage)
-        found = {b: self.failure(stage, b) for b in _numbered(self.path / stage / "failed", ".json")}
+        found = {b: self.failure(stage, b) for b in numbered(self.path / stage / "failed", ".json")}
         return {block: record for block, record in found.items() if record and block not in done}
+
+    def _running(self, stage: str, block: int) -> Path:
+        return self.path / stage / "running" / f"{block:08d}"
 
     def _failed(self, stage: str, block: int) -> Path:
         return self.path / stage / "failed" / f"{block:08d}.json"
@@ -367,15 +285,14 @@ class WorkFolder:
                 if writer is False or (writer is None and time.time() - path.stat().st_mtime > FORGOTTEN):
                     path.unlink()
         done = self.done(stage)
-        for block in _numbered(folder / "running"):
-            claim = _read_claim(folder / "running" / f"{block:08d}")
-            if block in done or (claim is not None and not claim.alive):
+        for block, claim in self._all_claims(stage).items():
+            if block in done or not claim.alive:
                 self.release(stage, block)
 
     def files(self, stage: str) -> Iterator[Path]:
         """Give the files of a stage: results first, then whatever else it has."""
         folder = self.path / stage
-        yield from (self.result(stage, block) for block in _numbered(folder, ".npz"))
+        yield from (self.result(stage, block) for block in numbered(folder, ".npz"))
         others = ((folder / name).rglob("*") for name in ("files", "failed", "running"))
         yield from (path for found in others for path in found if path.is_file())
 
@@ -384,27 +301,3 @@ class WorkFolder:
         for path in self.files(stage):
             path.unlink(missing_ok=True)
         shutil.rmtree(self.path / stage, ignore_errors=True)
-
-
-def _numbered(folder: Path, suffix: str = "") -> Iterator[int]:
-    """Give the numbers of the files in a folder that are named by a block."""
-    if not folder.is_dir():
-        return
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            name = entry.name.removesuffix(suffix)
-            if len(name) == 8 and name.isdigit() and entry.name == name + suffix:
-                yield int(name)
-
-
-def _read_claim(path: Path) -> Claim | None:
-    """Read a claim; None where it was given back. One that is still being written has no worker."""
-    try:
-        text, age = path.read_text(), time.time() - path.stat().st_mtime
-    except FileNotFoundError:
-        return None
-    try:
-        told = json.loads(text)
-        return Claim(told["worker"], told["host"], told["since"], age)
-    except (ValueError, KeyError):
-        return Claim("", "", time.time() - age, age)

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
-import os
 import random
-import signal
-import subprocess
-import sys
-import tempfile
 import time
 import traceback
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from functools import cache
+from collections.abc import Callable, Collection, Sequence
 
 from segflow.blocks.ledger import Stage, WorkFolder
+from segflow.blocks.workers import Worker, driver_of_this, workers
 from segflow.errors import Interrupted, SegflowError
 from segflow.progress import bar
 
 log = logging.getLogger("segflow")
 
-DRIVER = "SEGFLOW_DRIVER"  # tells a worker its driver's process id, and when the run began
-THREADS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-PATIENCE = 10.0  # seconds that workers have to end when they are told to
 LONGEST = 2.0  # seconds between two looks at what others do
 
 Tick = Callable[[int], object]
@@ -64,7 +54,7 @@ def run_stages(
     Raises:
         SegflowError: blocks failed, or a stage cannot start.
     """
-    driver, since = _driver()
+    driver, since = driver_of_this()
     wanted = [s for s in stages if only is None or s.name in only]
     work = _Work(folder, since or time.time(), tick or (lambda n: None), quiet=bool(driver))
     pause = 0.02
@@ -204,113 +194,37 @@ def drive(
         if processes == 1 or all(folder.complete(s.name) for s in wanted):
             return run_stages(folder, stages, tick=tick, only=only)
         before = {s.name: len(folder.done(s.name)) for s in wanted}
-        with _workers(words, processes) as workers:
-            _watch(folder, wanted, workers, tick)
+        since = time.time()
+        with workers(words, processes, since) as started:
+            _watch(folder, wanted, started, tick, since)
     check_complete(folder, wanted)
     return Counts({name: len(folder.done(name)) - count for name, count in before.items()})
 
 
-class _Worker:
-    """A process that joined; what it says on stderr is kept."""
-
-    def __init__(self, words: Sequence[str], environment: dict[str, str]) -> None:
-        self.errors = tempfile.TemporaryFile()  # noqa: SIM115
-        self.read, self.last = 0, ""
-        line = [sys.executable, "-m", "segflow", "--log-level", "warning", *words]
-        self.process = subprocess.Popen(
-            line, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self.errors,
-            env={**os.environ, **environment},
-        )  # fmt: skip
-
-    def heard(self) -> list[str]:
-        """Give the lines it wrote since the last time; the file's position is the process's own."""
-        new = os.pread(self.errors.fileno(), 1 << 20, self.read)
-        new = new[: new.rfind(b"\n") + 1]
-        self.read += len(new)
-        lines = new.decode(errors="replace").splitlines()
-        self.last = lines[-1] if lines else self.last
-        return lines
-
-    def check(self, folder: WorkFolder) -> None:
-        """Raise SegflowError if it was killed or failed."""
-        code = self.process.poll() or 0
-        if code < 0:
-            cause = ", probably for want of memory" if code == -signal.SIGKILL else ""
-            raise SegflowError(
-                f"a worker process was killed by {signal.Signals(-code).name}{cause}; what is done stays in "
-                f"{folder.path}: run the same line again, with fewer processes or smaller blocks"
-            )
-        if code > 0:
-            self.heard()
-            why = self.last.removeprefix("segflow").partition(": ")[2] or f"exit code {code}"
-            raise SegflowError(f"a worker process ended: {why}")
-
-
-def _watch(folder: WorkFolder, stages: Sequence[Stage], workers: list[_Worker], tick: Tick) -> None:
+def _watch(
+    folder: WorkFolder, stages: Sequence[Stage], workers: list[Worker], tick: Tick, since: float
+) -> None:
     """Wait until all workers have ended; tell of progress, failures and warnings, each once."""
-    began, shown, told = time.time(), 0, set[str]()
+    shown, told = 0, set[str]()
     while True:
         ended = all(worker.process.poll() is not None for worker in workers)
         for worker in workers:
-            worker.check(folder)
+            worker.check(str(folder.path))
         looked = time.monotonic()
         done = sum(len(folder.done(stage.name)) for stage in stages)
         tick(done - shown)
         shown = done
-        failed = (
+        failed = {
             f"stage {stage.name}, {stage.label(block)}: {record['error']}"
             for stage in stages
             for block, record in folder.failures(stage.name).items()
-            if record["time"] >= began - PATIENCE
-        )
-        heard = (line.removeprefix("segflow: warning: ") for worker in workers for line in worker.heard())
-        for line, level in (*((f, logging.ERROR) for f in failed), *((h, logging.WARNING) for h in heard)):
-            if line not in told:
-                told.add(line)
+            if record["time"] >= since
+        }
+        heard = {line.removeprefix("segflow: warning: ") for worker in workers for line in worker.heard()}
+        for level, lines in ((logging.ERROR, failed), (logging.WARNING, heard)):
+            for line in sorted(lines - told):
                 log.log(level, "%s", line)
+        told |= failed | heard
         if ended:
             return
         time.sleep(max(0.1, min(10.0, 20 * (time.monotonic() - looked))))
-
-
-@contextmanager
-def _workers(words: Sequence[str], processes: int) -> Iterator[list[_Worker]]:
-    """Start workers with their share of the cores; end them whatever happens."""
-    threads = str(max(1, len(os.sched_getaffinity(0)) // processes))
-    environment = {**dict.fromkeys(THREADS, threads), DRIVER: f"{os.getpid()} {time.time()}"}
-    workers: list[_Worker] = []
-    try:
-        workers += (_Worker(words, environment) for _ in range(processes))
-        yield workers
-    finally:
-        for worker in workers:
-            with suppress(ProcessLookupError):
-                worker.process.terminate()
-        until = time.monotonic() + PATIENCE
-        for worker in workers:
-            try:
-                worker.process.wait(max(0.0, until - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                worker.process.kill()
-                worker.process.wait()
-            worker.errors.close()
-
-
-@cache
-def _driver() -> tuple[int, float]:
-    """Give the driver of this worker and the time its run began; (0, 0) for other processes.
-
-    The system is asked to kill the worker when its driver dies, which is safe at any moment.
-
-    Raises:
-        Interrupted: the driver is gone already.
-    """
-    told = os.environ.pop(DRIVER, "")
-    if not told:
-        return 0, 0.0
-    pid, since = told.split()
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if os.getppid() != int(pid):
-        raise Interrupted("the process that started this one is gone")
-    return int(pid), float(since)
