@@ -54,6 +54,33 @@ class Run:
         return {"segflow": __version__, "chain": list(self.chain), **self.facts}
 
 
+@dataclass(eq=False)
+class Group:
+    """The blocks that one ``split`` made of ``parent``, which goes on when they are joined.
+
+    ``level`` is 1 for a split, 2 for a split of its blocks; ``cut`` is what the split knows of the
+    blocks: see segflow.blocks.stream.
+    """
+
+    parent: State
+    cut: Any = None
+    level: int = 1
+    records: int = 0
+
+    def __post_init__(self) -> None:
+        around = self.parent.block
+        self.level = 1 if around is None else around.group.level + 1
+        self.records = len(self.parent.log)
+
+
+@dataclass(frozen=True)
+class Block:
+    """That a state is block ``index`` of a group; its children are so too."""
+
+    group: Group
+    index: int
+
+
 class State(dict[str, Any]):
     """Chunks by name; everything else about the task is an attribute.
 
@@ -76,6 +103,8 @@ class State(dict[str, Any]):
         self.resumed = False
         self.error: BaseException | None = None
         self.lease: Any = None
+        self.block: Block | None = None
+        self.ends: Group | None = None  # set: no work, but the mark that all blocks of a group went by
 
     def __missing__(self, name: str) -> Any:
         held = ", ".join(f"'{k}'" for k in self) or "nothing"
@@ -95,6 +124,7 @@ class State(dict[str, Any]):
         """Give a state that shares these chunks (not the dict) and names this one its parent."""
         state = State(self, run=self.run)
         state.mip, state.bbox, state.parent, state.lease = self.mip, self.bbox, self, self.lease
+        state.block = self.block
         state.log = list(self.log)
         for key, value in attributes.items():
             setattr(state, key, value)

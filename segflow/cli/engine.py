@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from segflow.cli.operator import NameOption, Operator
@@ -134,8 +135,13 @@ class Chain:
 
     def _planned(self, step: Step, plan: Plan) -> list[Spec]:
         specs: Any = None
+        before = (dict(plan.chunks), plan.bbox, plan.tasks)
         if step.operator.plan:
             specs = step.operator.plan(plan, step.arguments(None) | _names(step))
+        if step.operator.group > 0:
+            plan.groups.append(before)
+        elif step.operator.group < 0 and plan.groups:
+            plan.chunks, plan.bbox, plan.tasks = plan.groups.pop()
         if specs == ():
             return []
         given = list(specs) if isinstance(specs, tuple) else [specs]
@@ -175,6 +181,8 @@ class Chain:
             stream = getattr(self, f"_{step.operator.kind}")(step, stream)
             before = step
         for state in stream:
+            if state.ends is not None:
+                continue
             self._close(state)
             yield state
             del state
@@ -226,12 +234,33 @@ class Chain:
             del state
 
     def _stream(self, step: Step, states: Iterator[State]) -> Iterator[State]:
+        options = step.arguments(None)
+        offered = {"level": self._level(step), "turn": partial(self._turn, step)}
+        options |= {key: value for key, value in offered.items() if key in step.operator.takes}
         with self._placed(step):
-            yield from step.operator.function(states, **step.arguments(None))
+            yield from step.operator.function(states, **options)
+
+    def _level(self, step: Step) -> int:
+        """Give how many groups of blocks are open where a step stands."""
+        level = 0
+        for before in self.steps[: step.number - 1]:
+            level = max(0, level + before.operator.group)
+        return level
+
+    @contextmanager
+    def _turn(self, step: Step, state: State) -> Iterator[bool]:
+        """Watch what a stream's step does with one state; tell whether it shall do anything."""
+        mine = self._enters(step, state)
+        if not mine:
+            yield False
+            return
+        with self._watch(step, state):
+            yield True
+        state.resumed = False
 
     def _enters(self, step: Step, state: State) -> bool:
         """Whether this step works on this state; a skipped state resumes at the step it names."""
-        if state.error is not None:
+        if state.error is not None or state.ends is not None:
             return False
         if state.skipped is not None and state.skip_to is not None:
             from segflow.cli.registry import resolve

@@ -130,6 +130,7 @@ class Operator:
     always: bool = False
     unknown_outputs: bool = False
     deletes: str | None = None
+    group: int = 0
     finish: Callable[..., None] | None = None
     plan: Callable[..., Any] | None = None
     prepare: Callable[..., Any] | None = None
@@ -149,6 +150,7 @@ def operator(
     always: bool = False,
     unknown_outputs: bool = False,
     deletes: str | None = None,
+    group: int = 0,
 ) -> Callable[[F], F]:
     """Declare a chainable command.
 
@@ -165,17 +167,22 @@ def operator(
         always: it also acts on skipped states (it ends a task).
         unknown_outputs: what it stores cannot be known before the run (a user's plugin).
         deletes: the option that holds a comma list of chunk names it removes.
+        group: 1 where it begins a group of blocks (the last state that it gives is its own, with
+            ``ends`` set), -1 where it joins them.
 
     The function gets ``state`` (segflow.state.State) when it has an argument of that name.
-    A map function returns a chunk for its ``name_out``, a tuple for several, or None.
+    A map function returns a chunk for its ``name_out``, a tuple for several, or None. A stream
+    function must hand on states whose ``ends`` is set; it may take ``level``, how many groups are
+    open where it stands, and ``turn``: ``with turn(state) as mine`` times the work on a state, keeps
+    its error in it, and says whether it is this step's turn.
     """
     if section not in SECTIONS:
         raise ValueError(f"no section '{section}'")
 
     def mark(function: F) -> F:
         function.__operator__ = Operator(  # type: ignore[attr-defined]
-            function, section, kind, uses, example, source, always, unknown_outputs, deletes, finish, plan,
-            prepare,
+            function, section, kind, uses, example, source, always, unknown_outputs, deletes, group, finish,
+            plan, prepare,
             frozenset(inspect.signature(function).parameters),
         )  # fmt: skip
         return function

@@ -50,7 +50,8 @@ class Plan:
     """The state of the check while it walks along the chain.
 
     ``chunks`` maps the names that exist to Specs, ``files`` holds paths that earlier steps will
-    have made, ``bbox`` is the task's box if known, ``tasks`` that there may be several states.
+    have made, ``bbox`` is the task's box if known, ``tasks`` that there may be several states,
+    ``groups`` what there was before each split whose blocks are not joined yet.
     A ``plan(plan, options)`` beside an operator reads ``options`` (as its function gets them,
     with names where the function gets chunks), raises UsageError for what cannot work, calls
     ``makes`` for files it writes, and returns the Spec of its output, a tuple for several
@@ -63,6 +64,7 @@ class Plan:
     mip: int = 0
     tasks: bool = False
     lease: bool = False
+    groups: list[tuple[dict[str, Spec], Box | None, bool]] = field(default_factory=list)
 
     def spec(self, name: str | None) -> Spec:
         """Give what is known of the chunk ``name``."""

@@ -63,15 +63,20 @@ def axis_weights(layout: Layout, kind: str = "wu") -> list[Weights]:
 
     Over all patches that cover a voxel they sum to 1.
     """
-    found = []
-    for axis, size in enumerate(layout.patch.output):
-        windows, w = layout.windows(axis), bump(kind, size)
-        first = windows[0][0]
-        total = np.zeros(windows[-1][1] - first)
-        for begin, end in windows:
-            total[begin - first : end - first] += w
-        found.append([(w / total[b - first : e - first]).astype(np.float32) for b, e in windows])
-    return found
+    return [[w.astype(np.float32) for w in shares(layout.windows(axis), kind)] for axis in range(3)]
+
+
+def shares(windows: Sequence[tuple[int, int]], kind: str = "wu") -> list[NDArray[np.float64]]:
+    """Give the weights of windows (begin, end) along one axis: bumps that together sum to 1.
+
+    >>> [w.tolist() for w in shares([(0, 2), (1, 3)], "flat")]
+    [[1.0, 0.5], [0.5, 1.0]]
+    """
+    first = min(b for b, _ in windows)
+    total = np.zeros(max(e for _, e in windows) - first)
+    for begin, end in windows:
+        total[begin - first : end - first] += bump(kind, end - begin)
+    return [bump(kind, e - b) / total[b - first : e - first] for b, e in windows]
 
 
 @cache

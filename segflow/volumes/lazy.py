@@ -54,6 +54,11 @@ class LazyVolume:
             source["dataset"] = self.info.extra["dataset"]
         return Chunk(array, box.start, self.info.voxel_size, self.info.layer_type, self.info.offsets, source)
 
+    def moved(self, voxel_offset: Sequence[int], voxel_size: Sequence[float] | None = None) -> LazyVolume:
+        """Give the same voxels with their first at another place, and their size (nm) if it is told."""
+        info = files.override(self.info, voxel_offset=voxel_offset, voxel_size=voxel_size)
+        return LazyVolume(info, self._own, self._array, self._reverse)
+
 
 def open_lazy(
     path: str,
