@@ -32,6 +32,24 @@ def work_dir_of(output: str) -> Path:
     return folder.with_name(folder.name + ".work")
 
 
+def find_work_dir(path: str) -> Path:
+    """Give the work folder at ``path``, or that of the job that writes to ``path``.
+
+    Raises:
+        VolumeError: there is none.
+    """
+    place = Path(path).expanduser()
+    if (place / "plan.json").is_file():
+        return place
+    try:
+        beside = work_dir_of(path)
+    except UsageError:
+        raise VolumeError(f"{path} is in a bucket; give the local work folder") from None
+    if not (beside / "plan.json").is_file():
+        raise VolumeError(f"{path} is no work folder (it has no plan.json), nor is there one at {beside}")
+    return beside
+
+
 def fingerprint(path: str, mip: int = 0) -> dict[str, Any]:
     """Tell an input from any other, and from itself after a change, without reading its voxels.
 

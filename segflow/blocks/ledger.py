@@ -112,11 +112,13 @@ class WorkFolder:
             if foreign and not self._plan.exists():
                 raise VolumeError(f"{self.path} holds {foreign[0]} but no plan.json; name another folder")
             with locked(self._plan):
+                for half_written in self.path.glob(".*.plan.json"):
+                    half_written.unlink()
                 self._record(new, stale)
         except OSError as error:
             if isinstance(error, VolumeError):
                 raise
-            raise VolumeError(f"cannot make the work folder {self.path}: {reason(error)}") from error
+            raise VolumeError(f"cannot write the work folder {self.path}: {reason(error)}") from error
         self._begun = {stage.name: new["stages"][stage.name]["fingerprint"] for stage in stages}
 
     @property
@@ -298,6 +300,6 @@ class WorkFolder:
 
     def remove(self, stage: str) -> None:
         """Delete everything of a stage, results first, so that none of its blocks is done."""
-        for path in self.files(stage):
+        for path in list(self.files(stage)):
             path.unlink(missing_ok=True)
         shutil.rmtree(self.path / stage, ignore_errors=True)

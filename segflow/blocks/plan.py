@@ -89,15 +89,15 @@ def merge_plans(old: Json, new: Json, have: Sequence[str], stale: str, path: str
         return new, list(old["stages"])
     before = old["stages"]
     void = [n for n, s in before.items() if s["fingerprint"] is None]
-    changed = {
-        name: changes(before[name], stage)
-        for name, stage in new["stages"].items()
-        if name in have and name not in void and before[name]["fingerprint"] != stage["fingerprint"]
-    }
-    told = list(dict.fromkeys(line for lines in changed.values() for line in lines))
+    differ = [
+        n for n, s in new["stages"].items() if n in before and before[n]["fingerprint"] != s["fingerprint"]
+    ]
+    changed = [name for name in differ if name in have and name not in void]
+    lines = [changes(before[name], new["stages"][name]) for name in differ]
+    told = list(dict.fromkeys(line for found in lines for line in found))
     if changed and stale == "fail":
-        raise UsageError(_refusal(path, list(changed), told))
-    stages = {**before, **new["stages"]}
+        raise UsageError(_refusal(path, changed, told))
+    stages = {**new["stages"], **{n: s for n, s in before.items() if n not in new["stages"]}}
     for name in stages:
         kept = before.get(name, {}).get("kept", [])
         if name in changed and stale == "keep":
@@ -108,12 +108,31 @@ def merge_plans(old: Json, new: Json, have: Sequence[str], stale: str, path: str
     return {**new, "stages": stages}, gone
 
 
+def with_dependents(stages: Json, names: Sequence[str]) -> list[str]:
+    """Give ``names`` and every stage that comes after one of them, in the order of the plan.
+
+    >>> with_dependents({"a": {"after": []}, "b": {"after": ["a"]}, "c": {"after": ["b"]}}, ["b"])
+    ['b', 'c']
+    """
+    found = set(names)
+    for name, stage in stages.items():  # a plan holds each stage after its predecessors
+        if found.intersection(stage["after"]):
+            found.add(name)
+    return [name for name in stages if name in found]
+
+
+def is_stale(stages: Json, name: str) -> bool:
+    """Whether a stage's results were made from other results of earlier stages than those recorded now."""
+    entry = stages[name]
+    return entry["fingerprint"] != stage_fingerprint(entry, stages)
+
+
 def _refusal(path: str, names: list[str], told: list[str]) -> str:
     which = f"stage {names[0]}" if len(names) == 1 else f"stages {', '.join(names)}"
     moved = any(line.partition(" ")[0].endswith("path") for line in told)
     what = "is the work folder of another job" if moved else "holds results of other parameters"
     return (
-        f"{path} {what} ({', '.join(told) or 'an earlier stage'}); --stale redo computes {which} "
+        f"{path} {what} ({', '.join(told) or 'an older format'}); --stale redo computes {which} "
         f"anew, --stale keep goes on with the old results"
     )
 
@@ -121,11 +140,11 @@ def _refusal(path: str, names: list[str], told: list[str]) -> str:
 def changes(old: Json, new: Json) -> list[str]:
     """Name what differs between two stages of a plan.
 
-    >>> changes({"count": 2, "key": {"low": 0.1, "in": {"bytes": 1}}},
-    ...         {"count": 2, "key": {"low": 0.2, "in": {"bytes": 1}}})
+    >>> changes({"count": 2, "after": [], "key": {"low": 0.1, "in": {"bytes": 1}}},
+    ...         {"count": 2, "after": [], "key": {"low": 0.2, "in": {"bytes": 1}}})
     ['low 0.1 → 0.2']
     """
-    a, b = ({"blocks": s["count"], **_flat(s["key"])} for s in (old, new))
+    a, b = ({"blocks": s["count"], "after": s["after"], **_flat(s["key"])} for s in (old, new))
     return [f"{k} {_short(a.get(k))} → {_short(b.get(k))}" for k in {**a, **b} if a.get(k) != b.get(k)]
 
 
@@ -141,5 +160,5 @@ def _short(value: Any) -> str:
     if isinstance(value, dict):  # a grid
         return f"of blocks {_short(value['size'])} every {_short(value['stride'])}"
     if isinstance(value, list):
-        return " ".join(map(str, value))
+        return " ".join(map(str, value)) or "none"
     return "none" if value is None else str(value)
