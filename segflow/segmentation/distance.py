@@ -69,7 +69,8 @@ def distance_watershed(
             lsd); all else is 0. ``boundary``: the boundary map, its valleys first, over all voxels but
             those of ``aff_threshold_low`` (PyTC, and K_NeuronSeg's sections). None is ``distance``,
             ``per_section`` ``boundary``.
-        aff_threshold_low: voxels whose best affinity is not above it become 0.
+        aff_threshold_low: voxels whose best affinity (``per_section``: of y and x) is not above it
+            become 0.
 
     Returns:
         A zyx uint64 segmentation at the same place with the ids 0 (background), 1, 2 ... n. A part
