@@ -13,7 +13,8 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segflow.blocks.labels import Layout, join
+from segflow.blocks.cut import Blocks
+from segflow.blocks.labels import join
 from segflow.blocks.overlap import RULES, Matching, Pairs, compared, count_pairs
 from segflow.blocks.pool import (
     Links,
@@ -432,7 +433,7 @@ def test_rules_on_real_affinities_rank_as_measured(gala: Any) -> None:
 def test_absent_blocks_are_background(ac4: Any) -> None:
     chunks = cut(ac4, (20, 120, 130), (4, 16, 16), components)
     found = join([c for i, c in enumerate(chunks) if i != 5])
-    own = Layout.of([c.bbox for c in chunks]).core(5)
+    own = Blocks.over(Box((0, 0, 0), ac4.shape), (20, 120, 130), (4, 16, 16)).core(5)
     assert not found.cutout(own).array.any()
     assert found.array.any()
 
@@ -440,12 +441,12 @@ def test_absent_blocks_are_background(ac4: Any) -> None:
 @pytest.mark.parametrize(
     ("boxes", "part"),
     [
-        ([], "no blocks"),
+        ([], "no block to join"),
         ([("0-4_0-4_0-8", 1), ("0-4_0-4_0-8", 1)], "two blocks are at 0-4_0-4_0-8"),
         ([("0-4_0-4_0-8", 1), ("0-4_0-4_8-16", 1)], "do not overlap along x"),
         ([("0-4_0-4_0-8", 1), ("0-4_0-4_10-16", 1)], "no grid along x"),
         ([("0-4_0-4_0-8", 1), ("0-4_0-4_2-6", 1)], "no grid along x"),
-        ([("0-4_0-4_0-8", 1), ("0-4_0-4_4-12", 2)], "voxel sizes of the blocks differ"),
+        ([("0-4_0-4_0-8", 1), ("0-4_0-4_4-12", 2)], "the blocks differ in voxel size"),
     ],
 )
 def test_blocks_that_do_not_fit_are_told(boxes: list[tuple[str, float]], part: str) -> None:
@@ -459,11 +460,11 @@ def test_what_is_no_label_is_told() -> None:
     def pair(array: Any) -> list[Chunk]:
         return [Chunk(array), Chunk(array, (0, 0, 4))]
 
-    with pytest.raises(ChunkError, match=r"block 0-4_0-4_0-8 holds float32; labels are integers"):
+    with pytest.raises(ChunkError, match=r"block z00_y00_x00 holds float32; labels are integers"):
         join(pair(np.ones((4, 4, 8), np.float32)))
     with pytest.raises(ChunkError, match="negative labels"):
         join(pair(np.full((4, 4, 8), -1, np.int32)))
-    with pytest.raises(ChunkError, match=r"of shape \(3, 4, 4, 8\); labels are zyx"):
+    with pytest.raises(ChunkError, match="has channels; labels are zyx"):
         join(pair(np.ones((3, 4, 4, 8), np.uint8)))
     with pytest.raises(ChunkError, match="there are 300 labels, and uint8 holds 255"):
         join([Chunk(np.arange(1, 301, dtype=np.uint32).reshape(1, 1, 300))], dtype="uint8")

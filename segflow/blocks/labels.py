@@ -2,186 +2,159 @@
 
 Three steps, each of which takes a block and tables: ``count_block`` counts what a block shares with
 its later neighbours, ``match`` makes the ID pool from all counts, ``relabelled`` gives any box of
-the output. ``join`` does all three in memory; ``stages`` make them a job that can be restarted.
+the output. ``join`` does all three in memory, ``segflow.blocks.label_job`` on disk.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segflow.blocks.overlap import Matching, Pairs, check_labels, compared, count_pairs
+from segflow.blocks.cut import Blocks, Held, Source
+from segflow.blocks.join import Joined
+from segflow.blocks.overlap import Matching, Pairs, compared, count_pairs
 from segflow.blocks.pool import Guards, Links, Table, apply_pool, block_slice, make_pool, pool_dtype
 from segflow.chunk import Chunk
 from segflow.errors import ChunkError, UsageError
-from segflow.geometry import Box, Vec, vec
+from segflow.geometry import Box, vec
 
 log = logging.getLogger("segflow")
 
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]
-Spans = tuple[tuple[int, int], ...]
 
 COLUMNS = ("a", "b", "count", "size_a", "size_b")
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Overlapping blocks on a grid, in raster order: where each begins and ends on each axis.
+class Renamed:
+    """A block whose labels get other numbers as they are read.
 
-    The part of a block that is its own ends in the middle of its overlaps.
-
-    >>> layout = Layout.of([Box((0, 0, 0), (4, 4, 10)), Box((0, 0, 6), (4, 4, 16))])
-    >>> str(layout.core(0)), str(layout.core(1)), list(layout.later(0))
-    ('0-4_0-4_0-8', '0-4_0-4_8-16', [1])
+    Args:
+        piece: the block.
+        dtype: of the new numbers.
+        rename: gives an array of them for one of labels.
     """
 
-    spans: tuple[Spans, Spans, Spans]
+    def __init__(self, piece: Source, dtype: str, rename: Callable[[Array], Array]) -> None:
+        self.piece, self.rename = piece, rename
+        self.info = replace(piece.info, dtype=dtype, layer_type="segmentation", offsets=None)
 
-    @classmethod
-    def of(cls, boxes: Sequence[Box]) -> Layout:
-        """Give the grid on which some boxes lie; not all of its blocks need be among them.
+    def read(self, box: Box) -> Chunk:
+        """Give the chunk in ``box``."""
+        chunk = self.piece.read(box)
+        return chunk.with_array(self.rename(chunk.array), layer_type="segmentation", offsets=None)
 
-        Raises:
-            ChunkError: they are no grid.
-        """
-        spans = []
-        for axis in range(3):
-            found = sorted({(box.start[axis], box.stop[axis]) for box in boxes})
-            for (a, b), (c, d) in itertools.pairwise(found):
-                if c <= a or d <= b or c > b:
-                    raise ChunkError(
-                        f"the blocks are no grid along {'zyx'[axis]}: one is {a} to {b}, another {c} to {d}"
-                    )
-            spans.append(tuple(found))
-        return cls((spans[0], spans[1], spans[2]))
 
-    def __len__(self) -> int:
-        return math.prod(self.counts)
+class Segments:
+    """Segmented blocks: the grid, and by its number what each holds; the others are background.
 
-    @property
-    def counts(self) -> Vec:
-        """The number of blocks along each axis."""
-        return vec([len(s) for s in self.spans])
+    A block may hold less than its box in the grid, as long as it meets its neighbours.
+
+    Args:
+        blocks: the grid.
+        pieces: zyx integer labels.
+
+    Raises:
+        ChunkError: there are none, they differ in voxel size, or are no labels.
+        VolumeError: neighbours that do not meet.
+    """
+
+    def __init__(self, blocks: Blocks, pieces: Mapping[int, Source]) -> None:
+        self.blocks, self.pieces = blocks, pieces
+        for index, piece in pieces.items():
+            info = piece.info
+            if info.channels > 1 or info.extra.get("ndim", 3) == 4:
+                raise ChunkError(f"{self.called(index)} has channels; labels are zyx")
+            if np.dtype(info.dtype).kind not in "ui":
+                raise ChunkError(
+                    f"{self.called(index)} holds {info.dtype}; labels are integers: leave --labels out "
+                    "for images"
+                )
+        self.joined = Joined(
+            blocks,
+            {i: Renamed(piece, "uint64", lambda a: a.astype(np.uint64)) for i, piece in pieces.items()},
+        )
+
+    def called(self, index: int) -> str:
+        """Give a block's file, else its name, for messages."""
+        return self.pieces[index].info.path or f"block {self.blocks.name(index)}"
 
     @property
     def bounds(self) -> Box:
-        """What the blocks cover."""
-        return Box(vec([s[0][0] for s in self.spans]), vec([s[-1][1] for s in self.spans]))
-
-    def place(self, index: int) -> Vec:
-        """Give a block's position on the grid."""
-        rest, x = divmod(index, self.counts[2])
-        return (*divmod(rest, self.counts[1]), x)
-
-    def index(self, place: Sequence[int]) -> int:
-        """Give the number of the block at a position."""
-        z, y, x = place
-        return (z * self.counts[1] + y) * self.counts[2] + x
-
-    def find(self, box: Box) -> int:
-        """Give the number of the block that is ``box``; ValueError if there is none."""
-        ends = zip(self.spans, box.start, box.stop)
-        return self.index([spans.index((a, b)) for spans, a, b in ends])
-
-    def box(self, index: int) -> Box:
-        """Give a block with its overlaps."""
-        ends = [spans[at] for spans, at in zip(self.spans, self.place(index))]
-        return Box(vec([a for a, _ in ends]), vec([b for _, b in ends]))
+        """What they cover."""
+        return self.joined.bounds
 
     def core(self, index: int) -> Box:
-        """Give the part of a block that is its own."""
-        ends = [self._own(axis, at) for axis, at in enumerate(self.place(index))]
+        """Give the part of the output that a block gives."""
+        ends = [(cuts[at], cuts[at + 1]) for cuts, at in zip(self.joined.cuts, self.blocks.place(index))]
         return Box(vec([a for a, _ in ends]), vec([b for _, b in ends]))
-
-    def _own(self, axis: int, at: int) -> tuple[int, int]:
-        spans = self.spans[axis]
-        start, stop = spans[at]
-        if at > 0:
-            start = (start + spans[at - 1][1]) // 2
-        if at + 1 < len(spans):
-            stop = (stop + spans[at + 1][0]) // 2
-        return start, stop
-
-    def owners(self, box: Box) -> Iterator[int]:
-        """Give the blocks to which some voxel of ``box`` belongs."""
-        ranges = []
-        for axis in range(3):
-            own = [self._own(axis, at) for at in range(self.counts[axis])]
-            ranges.append([at for at, (a, b) in enumerate(own) if a < box.stop[axis] and b > box.start[axis]])
-        return (self.index(place) for place in itertools.product(*ranges))
-
-    def later(self, index: int, reach: str = "face") -> Iterator[int]:
-        """Give the blocks after this one that overlap it: across faces, or all."""
-        mine, place = self.box(index), self.place(index)
-        if reach == "face":
-            steps = [[(0, 0, 1), (0, 1, 0), (1, 0, 0)][k] for k in range(3)]
-            places = [vec([p + s for p, s in zip(place, step)]) for step in steps]
-        else:
-            ranges = []
-            for axis, spans in enumerate(self.spans):
-                a, b = mine.start[axis], mine.stop[axis]
-                ranges.append([at for at, (c, d) in enumerate(spans) if c < b and d > a])
-            places = [vec(p) for p in itertools.product(*ranges)]
-        for there in places:
-            if all(p < n for p, n in zip(there, self.counts)) and self.index(there) > index:
-                yield self.index(there)
-
-
-@dataclass(frozen=True)
-class Blocks:
-    """Segmented blocks: their layout, and ``read(index, box)``, which gives the labels in a box.
-
-    ``there`` tells whether a block exists; the others are background.
-    """
-
-    layout: Layout
-    read: Callable[[int, Box], Array]
-    there: Callable[[int], bool] = lambda index: True
 
     def labels(self, index: int, box: Box) -> Array:
         """Give the labels of a block in a box inside it.
 
         Raises:
-            ChunkError: they are no labels.
+            ChunkError: there are negative ones. VolumeError: they cannot be read.
         """
-        if not self.there(index):
-            return np.zeros(box.shape, np.uint8)
-        array = self.read(index, box)
-        check_labels(array, f"block {self.layout.box(index)}")
+        array = self.pieces[index].read(box).array
+        if array.dtype.kind == "i" and array.size and int(array.min()) < 0:
+            raise ChunkError(f"{self.called(index)} holds negative labels; 0 is background, labels are above")
         return array
 
+    def later(self, index: int, reach: str = "face") -> Iterator[int]:
+        """Give the blocks that come after one and may overlap it: across faces, or all.
 
-def check_overlap(layout: Layout, matching: Matching) -> None:
-    """Raise UsageError where neighbours have nothing in common that could be counted."""
-    if matching.rule == "none":
-        return
-    for axis, spans in enumerate(layout.spans):
-        for (_, stop), (start, _) in itertools.pairwise(spans):
-            overlap, name = stop - start, "zyx"[axis]
-            if overlap <= 0:
-                raise UsageError(
-                    f"the blocks do not overlap along {name}, so nothing tells which labels are one object; "
-                    "split with --overlap, or use --rule none"
-                )
-            if overlap <= 2 * matching.margin:
-                raise UsageError(
-                    f"--margin {matching.margin} on both sides leaves nothing of an overlap of {overlap} "
-                    f"voxels along {name}; it can be {(overlap - 1) // 2} there"
-                )
+        >>> blocks = Blocks.over(Box((0, 0, 0), (8, 8, 8)), (8, 5, 5), (0, 2, 2))
+        >>> whole = Held(Chunk(np.ones((8, 8, 8), np.uint8)))
+        >>> segments = Segments(blocks, {i: Held(whole.read(box)) for i, box in enumerate(blocks)})
+        >>> list(segments.later(0)), list(segments.later(1)), list(segments.later(0, "all"))
+        ([1, 2], [3], [1, 2, 3])
+        """
+        blocks, mine, place = self.blocks, self.blocks.box(index), self.blocks.place(index)
+        places: Iterable[tuple[int, ...]]
+        if reach == "face":
+            places = [tuple(p + (axis == k) for k, p in enumerate(place)) for axis in (2, 1, 0)]
+        else:
+            places = itertools.product(*(
+                [at for at, (a, b) in enumerate(windows) if a < mine.stop[axis] and b > mine.start[axis]]
+                for axis, windows in enumerate(blocks.windows)
+            ))  # fmt: skip
+        for there in places:
+            if all(p < n for p, n in zip(there, blocks.counts)):
+                other = blocks.index(there)
+                if other > index and other in self.pieces:
+                    yield other
+
+    def check_overlap(self, matching: Matching) -> None:
+        """Raise UsageError where neighbours have nothing in common that could be counted."""
+        if matching.rule == "none":
+            return
+        for index, piece in self.pieces.items():
+            for other in self.later(index):
+                one, two = piece.info.bounds, self.pieces[other].info.bounds
+                axis = next(k for k in range(3) if self.blocks.place(index)[k] != self.blocks.place(other)[k])
+                overlap = one.stop[axis] - two.start[axis]
+                if overlap <= 0:
+                    raise UsageError(
+                        f"{self.called(index)} and {self.called(other)} do not overlap along {'zyx'[axis]}: "
+                        "nothing tells which labels are one object; split with --overlap, or use --rule none"
+                    )
+                if overlap <= 2 * matching.margin:
+                    raise UsageError(
+                        f"--margin {matching.margin} on both sides leaves nothing of an overlap of {overlap} "
+                        f"voxels along {'zyx'[axis]}; it can be {(overlap - 1) // 2} there"
+                    )
 
 
 # -- the steps ----------------------------------------------------------------------------------
 
 
-def count_block(blocks: Blocks, index: int, matching: Matching) -> dict[str, Array]:
+def count_block(segments: Segments, index: int, matching: Matching) -> dict[str, Array]:
     """Count a block's labels, and what it shares with its later neighbours.
 
     Returns:
@@ -189,18 +162,18 @@ def count_block(blocks: Blocks, index: int, matching: Matching) -> dict[str, Arr
         ``other`` (a block), ``a``, ``b``, ``count``, ``size_a``, ``size_b`` as in Pairs.
 
     Raises:
-        ChunkError: a block holds no labels.
+        ChunkError: a block holds no labels. VolumeError: it cannot be read.
     """
-    layout, mine = blocks.layout, blocks.layout.box(index)
+    labels, voxels = np.zeros(0, np.uint64), np.zeros(0, np.int64)
     found: list[tuple[int, Pairs]] = []
-    array = blocks.labels(index, mine)
-    if matching.rule != "none" and blocks.there(index):
-        for other in layout.later(index, matching.reach):
-            box = compared(mine, layout.box(other), layout.bounds, matching)
-            if not box.empty and blocks.there(other):
-                pairs = count_pairs(array[box.slices(mine.start)], blocks.labels(other, box))
-                found.append((other, pairs))
-    labels, voxels = _sizes(array, array[layout.core(index).slices(mine.start)])
+    if index in segments.pieces:
+        mine = segments.pieces[index].info.bounds
+        array = segments.labels(index, mine)
+        labels, voxels = _sizes(array, array[segments.core(index).slices(mine.start)])
+        for other in segments.later(index, matching.reach) if matching.rule != "none" else ():
+            box = compared(mine, segments.pieces[other].info.bounds, segments.bounds, matching)
+            if not box.empty:
+                found.append((other, count_pairs(array[box.slices(mine.start)], segments.labels(other, box))))
     rows = {"other": np.repeat([o for o, _ in found], [len(p) for _, p in found]).astype(np.int64)}
     for column in COLUMNS:
         kind = np.uint64 if column in ("a", "b") else np.int64
@@ -245,23 +218,25 @@ def match(count: int, load: Callable[[int], Arrays], matching: Matching) -> tupl
     return make_pool(table, links, matching.collisions)
 
 
-def relabelled(blocks: Blocks, box: Box, pool: NDArray[np.uint64], dtype: str) -> Array:
-    """Give the output in ``box``: each voxel as the block to which it belongs has it, relabelled.
+def relabelled(segments: Segments, pool: NDArray[np.uint64], dtype: str) -> Joined:
+    """Give the output, to be read box by box: every voxel as its block has it, with its global label.
 
-    Raises:
-        ChunkError: a block has labels that the pool does not know.
+    Args:
+        segments: the blocks.
+        pool: what ``match`` gave; it may be a memory map.
+        dtype: see ``pool_dtype``.
     """
-    result = np.zeros(box.shape, dtype)
-    for index in blocks.layout.owners(box):
-        if not blocks.there(index):
-            continue
-        part = blocks.layout.core(index).intersect(box)
-        labels = blocks.labels(index, part)
-        try:
-            result[part.slices(box.start)] = apply_pool(labels, block_slice(pool, index), dtype)
-        except ChunkError as error:
-            raise ChunkError(f"block {blocks.layout.box(index)}: {error}") from None
-    return result
+
+    def renamed(index: int) -> Renamed:
+        def rename(array: Array) -> Array:
+            try:
+                return apply_pool(array, block_slice(pool, index), dtype)
+            except ChunkError as error:
+                raise ChunkError(f"{segments.called(index)}: {error}") from None
+
+        return Renamed(segments.pieces[index], dtype, rename)
+
+    return Joined(segments.blocks, {index: renamed(index) for index in segments.pieces})
 
 
 def aligned(core: Box, bounds: Box, unit: Sequence[int], origin: Sequence[int]) -> Box:
@@ -269,27 +244,42 @@ def aligned(core: Box, bounds: Box, unit: Sequence[int], origin: Sequence[int]) 
 
     The boxes of all cores still cover the volume once; one may be empty.
 
+    Args:
+        core: the part that a block gives.
+        bounds: what all blocks cover.
+        unit: size of the output's chunks; origin: where one of them begins.
+
     >>> str(aligned(Box((0, 0, 8), (4, 4, 23)), Box((0, 0, 0), (4, 4, 23)), (4, 4, 6), (0, 0, 0)))
     '0-4_0-4_6-23'
     """
 
     def back(value: int, axis: int) -> int:
-        ends = (bounds.start[axis], bounds.stop[axis])
+        low, high = bounds.start[axis], bounds.stop[axis]
         down = origin[axis] + (value - origin[axis]) // unit[axis] * unit[axis]
-        return value if value in ends else max(down, ends[0])
+        return value if value in (low, high) else max(down, low)
 
-    start = [back(v, axis) for axis, v in enumerate(core.start)]
-    stop = [back(v, axis) for axis, v in enumerate(core.stop)]
-    return Box(vec(start), vec([max(a, b) for a, b in zip(start, stop)]))
+    start = [back(value, axis) for axis, value in enumerate(core.start)]
+    stop = [back(value, axis) for axis, value in enumerate(core.stop)]
+    return Box(vec(start), vec(stop))
 
 
-def join(chunks: Sequence[Chunk], matching: Matching | None = None, *, dtype: str | None = None) -> Chunk:
+# -- in memory ----------------------------------------------------------------------------------
+
+
+def join(
+    chunks: Sequence[Chunk],
+    matching: Matching | None = None,
+    *,
+    blocks: Blocks | None = None,
+    dtype: str | None = None,
+) -> Chunk:
     """Join segmented blocks in memory.
 
     Args:
         chunks: zyx integer labels of overlapping blocks on a grid, in any order; blocks that are
             not among them are background.
         matching: how labels are matched; default: mutual best, in the middle of the overlap.
+        blocks: the grid; default: what the chunks tell of it.
         dtype: of the result; default uint32 where the labels fit, else uint64.
 
     Returns:
@@ -306,27 +296,51 @@ def join(chunks: Sequence[Chunk], matching: Matching | None = None, *, dtype: st
     >>> np.unique(join([left, right]).array).tolist(), join([left, right]).shape
     ([1], (2, 4, 12))
     """
-    matching = matching or Matching()
-    if not chunks:
-        raise ChunkError("there are no blocks to join")
-    layout = Layout.of([chunk.bbox for chunk in chunks])
-    held: dict[int, Chunk] = {}
+    blocks = blocks or _grid_of([chunk.bbox for chunk in chunks])
+    pieces: dict[int, Source] = {}
     for chunk in chunks:
-        index = layout.index(
-            [s.index((a, b)) for s, a, b in zip(layout.spans, chunk.bbox.start, chunk.bbox.stop)]
-        )
-        if index in held:
+        index = _index_of(chunk.bbox, blocks)
+        if index in pieces:
             raise ChunkError(f"two blocks are at {chunk.bbox}; each place has one")
-        if chunk.voxel_size != chunks[0].voxel_size:
-            raise ChunkError(
-                f"the voxel sizes of the blocks differ: {chunks[0].voxel_size} at {chunks[0].bbox}, "
-                f"{chunk.voxel_size} at {chunk.bbox}"
-            )
-        held[index] = chunk
-    check_overlap(layout, matching)
-    blocks = Blocks(layout, lambda index, box: held[index].cutout(box).array, held.__contains__)
-    counts = [count_block(blocks, index, matching) for index in range(len(layout))]
-    pool, guards = match(len(layout), counts.__getitem__, matching)
+        pieces[index] = Held(chunk)
+    return join_pieces(blocks, pieces, matching, dtype=dtype)
+
+
+def join_pieces(
+    blocks: Blocks,
+    pieces: Mapping[int, Source],
+    matching: Matching | None = None,
+    *,
+    dtype: str | None = None,
+) -> Chunk:
+    """Do what ``join`` does for blocks by their numbers."""
+    matching = matching or Matching()
+    segments = Segments(blocks, pieces)
+    segments.check_overlap(matching)
+    counts = [count_block(segments, index, matching) for index in range(len(blocks))]
+    pool, guards = match(len(blocks), counts.__getitem__, matching)
     log.info("%s", guards)
-    array = relabelled(blocks, layout.bounds, pool, pool_dtype(pool, dtype))
-    return Chunk(array, layout.bounds.start, chunks[0].voxel_size, "segmentation", source=chunks[0].source)
+    return relabelled(segments, pool, pool_dtype(pool, dtype)).read()
+
+
+def _grid_of(boxes: Sequence[Box]) -> Blocks:
+    """Give the grid on which some blocks lie; not all of its blocks need be among them."""
+    if not boxes:
+        raise ChunkError("there is no block to join")
+    axes = []
+    for axis in range(3):
+        windows = sorted({(box.start[axis], box.stop[axis]) for box in boxes})
+        for (a, b), (c, d) in itertools.pairwise(windows):
+            if c <= a or d <= b or c > b:
+                raise ChunkError(
+                    f"the blocks are no grid along {'zyx'[axis]}: one is {a} to {b}, another {c} to {d}"
+                )
+        axes.append(tuple(windows))
+    return Blocks(Box(vec([w[0][0] for w in axes]), vec([w[-1][1] for w in axes])), tuple(axes))
+
+
+def _index_of(box: Box, blocks: Blocks) -> int:
+    ends = list(zip(blocks.windows, box.start, box.stop))
+    if not all((a, b) in windows for windows, a, b in ends):
+        raise ChunkError(f"{box} is no block of the grid; a step in between changed its size or place")
+    return blocks.index([windows.index((a, b)) for windows, a, b in ends])

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segflow.errors import ChunkError, UsageError, did_you_mean
+from segflow.errors import UsageError, did_you_mean
 from segflow.geometry import Box, vec
 from segflow.segmentation.contingency import contingency
 
@@ -276,7 +276,9 @@ def compared(one: Box, other: Box, bounds: Box, matching: Matching) -> Box:
     >>> str(compared(left, right, volume, Matching()))
     '0-8_0-8_13-15'
     """
-    shared = _trim(one, bounds, matching.margin).intersect(_trim(other, bounds, matching.margin))
+    shared = bounds.intersect(_trim(one, bounds, matching.margin)).intersect(
+        _trim(other, bounds, matching.margin)
+    )
     if matching.where == "overlap" or shared.empty:
         return shared
     start, stop = list(shared.start), list(shared.stop)
@@ -292,13 +294,3 @@ def _trim(box: Box, bounds: Box, margin: int) -> Box:
     low = [margin * (a > b) for a, b in zip(box.start, bounds.start)]
     high = [margin * (a < b) for a, b in zip(box.stop, bounds.stop)]
     return box.grow([-m for m in (*low, *high)])
-
-
-def check_labels(array: NDArray[Any], where: str) -> None:
-    """Raise ChunkError unless an array holds labels: zyx integers, none below 0."""
-    if array.ndim != 3:
-        raise ChunkError(f"{where} holds an array of shape {array.shape}; labels are zyx")
-    if array.dtype.kind not in "ui":
-        raise ChunkError(f"{where} holds {array.dtype}; labels are integers: leave --labels out for images")
-    if array.dtype.kind == "i" and array.size and int(array.min()) < 0:
-        raise ChunkError(f"{where} holds negative labels; 0 is background and labels are above it")
