@@ -58,8 +58,8 @@ class Run:
 class Group:
     """The blocks that one ``split`` made of ``parent``, which goes on when they are joined.
 
-    ``level`` is 1 for a split, 2 for a split of its blocks; ``cut`` is what the split knows of the
-    blocks: see segflow.blocks.stream.
+    ``level`` is 1 for a split, 2 for a split of its blocks; ``cut`` is the grid of the blocks
+    (segflow.blocks.cut.Blocks); ``records`` is how many of the parent's each block's log begins with.
     """
 
     parent: State

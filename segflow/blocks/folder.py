@@ -8,7 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segflow.blocks.cut import Blocks, Source
+import numpy as np
+
+from segflow.blocks.cut import Blocks, Held, Source
+from segflow.blocks.inputs import fingerprint
 from segflow.blocks.manifest import NAME, Manifest, block_files, load_manifest
 from segflow.errors import UsageError, VolumeError
 from segflow.geometry import Box, Vec, vec
@@ -246,3 +249,14 @@ def _window(
 
 def _words(numbers: Sequence[Any]) -> str:
     return " ".join(f"{n:g}" for n in numbers)
+
+
+def told_apart(source: Source) -> dict[str, Any]:
+    """Give what tells a source from another, and from itself after a change."""
+    if isinstance(source, Held):
+        import zlib
+
+        return {"crc32": zlib.crc32(memoryview(np.ascontiguousarray(source.chunk.array)))}
+    info = source.info
+    known = {k: info.extra[k] for k in ("dataset",) if k in info.extra}
+    return {**fingerprint(info.path, info.mip), "mip": info.mip, **known}

@@ -50,12 +50,14 @@ class Joined:
         windows, bounds = self._windows(), blocks.bounds
         self.bounds = Box(vec([w[0][0] for w in windows]), vec([max(b for _, b in w) for w in windows]))
         self.bounds = self.bounds.intersect(bounds)
+        self.held = Blocks(self.bounds, tuple(tuple(w) for w in windows))  # as the pieces are
         self.cuts = [self._cut(axis, windows[axis]) for axis in range(3)]
         self.windows = windows if blend else [list(zip(c, c[1:])) for c in self.cuts]
         self.weights = _weights(self.windows) if blend else None
         if blend and first.layer_type == "segmentation":
             raise ChunkError("labels cannot be blended; leave --blend out")
-        self.info = replace(first, bounds=self.bounds, block_size=None)
+        sizes = [blocks.windows[a][0][1] - blocks.windows[a][0][0] for a in range(3)]
+        self.info = replace(first, path="", bounds=self.bounds, block_size=vec(sizes))
 
     def _alike(self) -> Any:
         """Give the header of one piece after checking that all are alike."""

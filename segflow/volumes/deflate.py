@@ -25,19 +25,23 @@ def pack(array: NDArray[Any], start: tuple[int, ...], size: tuple[int, ...]) -> 
     return bytes(imagecodecs.deflate_encode(values.T.tobytes(), level=1))
 
 
-def write_packed(main: Any, array: NDArray[Any], check: Callable[[], None]) -> None:
-    """Fill a data set that has the filters shuffle and gzip.
+def write_packed(
+    main: Any, array: NDArray[Any], check: Callable[[], None], at: tuple[int, ...] | None = None
+) -> None:
+    """Fill a data set that has the filters shuffle and gzip, or whole blocks of it.
 
     Args:
-        main: h5py data set of the array's shape and dtype.
+        main: h5py data set of the array's dtype, and shape unless ``at`` is given.
         array: what is written.
         check: called after each block; what it raises ends the writing.
+        at: where in the data set, the corner of a block.
     """
     size = main.chunks
     starts = product(*(range(0, n, s) for n, s in zip(array.shape, size)))
+    place = at or (0,) * array.ndim
     workers = len(os.sched_getaffinity(0))
     with ThreadPoolExecutor(workers) as pool:
         while some := list(islice(starts, 4 * workers)):
             for start, data in zip(some, pool.map(lambda s: pack(array, s, size), some)):
-                main.id.write_direct_chunk(start, data)
+                main.id.write_direct_chunk(tuple(s + p for s, p in zip(start, place)), data)
                 check()

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("segflow")
 
 COMPRESSIONS = ("gzip", "lzf", "szip", "none")
+BLOCK = (16, 128, 128)  # HDF5's unit of compression, voxels
 ENDINGS = (".h5", ".hdf5", ".hdf", ".he5")
 NOT_VOLUMES = ("voxel_offset", "voxel_size", "global_offset", "unique_nonzeros")
 
@@ -163,28 +164,49 @@ def write_h5(
         VolumeError: the place cannot be written. ChunkError: values that do not fit ``dtype``.
     """
     import h5py
-    import numpy as np
 
     from segflow.volumes.deflate import write_packed
 
     chunk = files.converted(chunk, dtype)
-    storage = _storage(chunk.shape, compression, block_size or (16, 128, 128))
-    size = voxel_size or chunk.voxel_size
+    if voxel_size is not None:
+        z, y, x = voxel_size
+        chunk = replace(chunk, voxel_size=(z, y, x))
     with files.replacing(path) as beside, Sink(beside) as sink, h5py.File(sink, "w") as file:
-        main = file.create_dataset("main", chunk.shape, chunk.dtype, **storage)
-        main.attrs["layer_type"] = chunk.layer_type or "unknown"
-        if chunk.offsets:
-            main.attrs["offsets"] = np.array(chunk.offsets, np.int64)
-        if with_offset:
-            file["voxel_offset"] = np.array(chunk.voxel_offset, np.int64)
-        if size is not None:
-            file["voxel_size"] = np.array(size, np.float64)
-        if provenance is not None:
-            file.attrs["provenance"] = json.dumps(provenance, sort_keys=True)
+        main = begin(
+            file, chunk, compression=compression, block_size=block_size or BLOCK, with_offset=with_offset,
+            provenance=provenance,
+        )  # fmt: skip
         if main.compression == "gzip":
             write_packed(main, chunk.array, sink.check)
         else:
             _fill(main, chunk.array, sink)
+
+
+def begin(
+    file: h5py.File,
+    chunk: Chunk,
+    *,
+    compression: str = "gzip",
+    block_size: Sequence[int] = BLOCK,
+    with_offset: bool = True,
+    provenance: dict[str, Any] | None = None,
+) -> h5py.Dataset:
+    """Make ``main`` for a chunk, and what stands beside it; give ``main``, still empty."""
+    import numpy as np
+
+    main = file.create_dataset(
+        "main", chunk.shape, chunk.dtype, **_storage(chunk.shape, compression, block_size)
+    )
+    main.attrs["layer_type"] = chunk.layer_type or "unknown"
+    if chunk.offsets:
+        main.attrs["offsets"] = np.array(chunk.offsets, np.int64)
+    if with_offset:
+        file["voxel_offset"] = np.array(chunk.voxel_offset, np.int64)
+    if chunk.voxel_size is not None:
+        file["voxel_size"] = np.array(chunk.voxel_size, np.float64)
+    if provenance is not None:
+        file.attrs["provenance"] = json.dumps(provenance, sort_keys=True)
+    return main
 
 
 def _storage(shape: Sequence[int], compression: str, block_size: Sequence[int]) -> dict[str, Any]:

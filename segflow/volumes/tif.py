@@ -103,8 +103,17 @@ def write_tif(
     array = chunk.array.view("uint8") if chunk.dtype == bool else chunk.array
     if compression == "jpeg" and (array.dtype != "uint8" or chunk.is_segmentation):
         raise UsageError(f"--compression jpeg takes uint8 images, not a {chunk.layer_type} of {array.dtype}")
+    with files.replacing(path) as beside:
+        tifffile.imwrite(
+            beside, array, compression=None if compression in ("none", "") else compression,
+            **tags_of(chunk, provenance),
+        )  # fmt: skip
+
+
+def tags_of(chunk: Chunk, provenance: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Give what tifffile's ``imwrite`` is told of a chunk besides its values."""
     about: dict[str, Any] = {
-        "axes": "CZYX"[-array.ndim :],
+        "axes": "CZYX"[-chunk.array.ndim :],
         "voxel_offset": list(chunk.voxel_offset),
         "voxel_size": list(chunk.voxel_size) if chunk.voxel_size else None,
         "layer_type": chunk.layer_type,
@@ -115,12 +124,10 @@ def write_tif(
     if chunk.voxel_size:
         _, y, x = chunk.voxel_size
         options = {"resolution": (1e7 / x, 1e7 / y), "resolutionunit": "CENTIMETER"}
-    with files.replacing(path) as beside:
-        tifffile.imwrite(
-            beside, array, photometric="minisblack", bigtiff=array.nbytes > BIG, software="segflow",
-            compression=None if compression in ("none", "") else compression,
-            metadata={k: v for k, v in about.items() if v is not None}, **options,
-        )  # fmt: skip
+    return options | {
+        "photometric": "minisblack", "bigtiff": chunk.array.nbytes > BIG, "software": "segflow",
+        "metadata": {k: v for k, v in about.items() if v is not None},
+    }  # fmt: skip
 
 
 def section_files(path: str) -> list[Path]:
