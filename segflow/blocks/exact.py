@@ -1,0 +1,202 @@
+"""Watershed and agglomeration block by block, with exactly the answer of doing it at once.
+
+The stages, over a tree of boxes (``boxtree``), each reading results of stages before it:
+
+1. ``fragments``: each block is cut into fragments as far as its voxels tell (fragments.parts).
+2. ``join-1`` up to the whole volume: what blocks asked each other is settled (fragments.join), then
+   ``names-K`` down to the blocks: each label's fragment, whose id no block changed.
+3. ``merge-0``: each block's region graph, merged as far as nothing outside can interfere;
+   ``merge-1`` up to the whole volume: what is left, together (subgraphs).
+4. ``segments-T-K`` down to the blocks, for each threshold T: each label's segment.
+
+The answer depends on affinities, limits, thresholds and the bounds of the volume alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segflow.blocks.boxtree import BoxTree
+from segflow.blocks.ledger import Stage
+from segflow.geometry import Box
+from segflow.segmentation import fragments, subgraphs
+
+Table = Mapping[str, NDArray[Any]]
+Load = Callable[[str, int], Table]
+
+
+@dataclass(frozen=True)
+class Exact:
+    """The stages of one segmentation.
+
+    Args:
+        tree: boxes, in voxels of the volume, whose first voxel is 0 0 0.
+        read: gives the affinities of a box, uint8 (3, z, y, x), channel 0, 1, 2 on z, y, x.
+        load: gives the result of a block of a stage.
+        low, high: limits of the watershed on the scale 0 ... 255.
+        threshold: the largest one; merging goes so far.
+        supervoxels: gives the fragments of a box, zyx int64, in place of the watershed's.
+    """
+
+    tree: BoxTree
+    read: Callable[[Box], NDArray[np.uint8]]
+    load: Load
+    low: int
+    high: int
+    threshold: Fraction
+    supervoxels: Callable[[Box], NDArray[np.int64]] | None = None
+
+    @property
+    def top(self) -> int:
+        """The level of the whole volume."""
+        return self.tree.levels - 1
+
+    def stages(self, key: Mapping[str, Any] | None = None) -> Iterator[Stage]:
+        """Give the stages up to the merged graph; ``key`` says what the affinities depend on."""
+        tree = self.tree
+        limits = {**(key or {}), "low": self.low, "high": self.high}
+        yield self._stage("fragments", 0, self.fragments, (), limits)
+        last = "fragments"
+        for level in range(1, tree.levels):
+            yield self._stage(f"join-{level}", level, lambda i, k=level: self.join(k, i), (last,))
+            last = f"join-{level}"
+        for level in range(self.top - 1, -1, -1):
+            yield self._stage(f"names-{level}", level, lambda i, k=level: self.names(k, i), (last,))
+            last = f"names-{level}"
+        until = {"threshold": str(self.threshold)}
+        yield self._stage("merge-0", 0, self.merge, (last,), until)
+        for level in range(1, tree.levels):
+            after = (f"merge-{level - 1}",)
+            yield self._stage(f"merge-{level}", level, lambda i, k=level: self.merge_up(k, i), after)
+
+    def cut(self, threshold: Fraction) -> Iterator[Stage]:
+        """Give the stages that find the segments at a threshold, not above that of the merging."""
+        last = f"merge-{self.top}"
+        for level in range(self.top, -1, -1):
+            name = f"segments-{label(threshold)}-{level}"
+            yield self._stage(name, level, lambda i, k=level: self.segments(threshold, k, i), (last,))
+            last = name
+
+    def _stage(
+        self, name: str, level: int, run: Callable[[int], Table], after: tuple[str, ...], key: Any = None
+    ) -> Stage:
+        return Stage(name, self.tree.count(level), run, after, key or {}, Boxes(self.tree, level))
+
+    # -- fragments --------------------------------------------------------------------------
+
+    def fragments(self, block: int) -> Table:
+        """Cut a block; keep its labels, what they refer to, and its last planes."""
+        core, size = self.tree.box(0, block), self.tree.bounds.shape
+        if self.supervoxels is not None:
+            found = _given(self.supervoxels(core))
+        else:
+            around = core.grow(2).intersect(self.tree.bounds)
+            found = fragments.parts(self.read(around), self.low, self.high, core, around.start, size)
+        labels = found["labels"]
+        return {**found, **{f"last-{axis}": np.take(labels, -1, axis) for axis in range(3)}}
+
+    def join(self, level: int, node: int) -> Table:
+        """Settle what the children of a node asked each other."""
+        below = "fragments" if level == 1 else f"join-{level - 1}"
+        children = [self.load(below, i) for i in self.tree.children(level, node)]
+        return fragments.join(children, self.tree.box(level, node), self.tree.bounds.shape)
+
+    def names(self, level: int, node: int) -> Table:
+        """Give the fragments that a node's refs (level 0: a block's labels) stand for."""
+        if level:
+            mine = self.load(f"join-{level}", node)
+            refs = mine["means"]
+        else:
+            refs = self.load("fragments", node)["refs"]
+        stage = f"names-{level + 1}" if level + 1 < self.top else f"join-{self.top}"
+        above = self.load(stage, self.tree.parent(level, node))
+        found = {"means": fragments.settle(refs, above["known"], above["means"])}
+        return {**found, "known": mine["known"]} if level else found
+
+    def named(self, block: int) -> NDArray[np.int64]:
+        """Give the fragment of each label of a block."""
+        return self.load("names-0", block)["means"] if self.top else self.load("fragments", block)["refs"]
+
+    # -- agglomeration ----------------------------------------------------------------------
+
+    def merge(self, block: int) -> Table:
+        """Build and merge the region graph of a block."""
+        core = self.tree.box(0, block)
+        planes: list[NDArray[np.int64] | None] = []
+        for axis, other in enumerate(self.tree.before(block)):
+            if other is None:
+                planes.append(None)
+            else:
+                lut = np.concatenate([np.zeros(1, np.int64), self.named(other)])
+                planes.append(lut[self.load("fragments", other)[f"last-{axis}"]])
+        goes_on = [b < n for b, n in zip(core.stop, self.tree.bounds.stop)]
+        labels = self.load("fragments", block)["labels"]
+        return subgraphs.of_block(
+            labels, self.named(block), planes, self.read(core), goes_on, self.threshold
+        )
+
+    def merge_up(self, level: int, node: int) -> Table:
+        """Join the graphs of a node's children, and merge further."""
+        children = self.tree.children(level, node)
+        parts = [self.load(f"merge-{level - 1}", i) for i in children]
+        return subgraphs.of_parts(parts, [self.tree.met(level - 1, i) for i in children], self.threshold)
+
+    def segments(self, threshold: Fraction, level: int, node: int) -> Table:
+        """Give the segment of each of a node's ids (level 0: of a block's labels)."""
+        above = None
+        if level < self.top:
+            found = self.load(f"segments-{label(threshold)}-{level + 1}", self.tree.parent(level, node))
+            above = (found["ids"], found["segments"])
+        part = self.load(f"merge-{level}", node)
+        result = subgraphs.segments(part, threshold, above)
+        if level:
+            return {"ids": part["ids"], "segments": result}
+        names = self.named(node)
+        return {"segments": result[np.searchsorted(part["ids"], names)]}
+
+    def segmented(self, threshold: Fraction, block: int) -> NDArray[np.uint64]:
+        """Give the segmentation of a block, zyx."""
+        found = self.load(f"segments-{label(threshold)}-0", block)["segments"]
+        lut = np.concatenate([np.zeros(1, np.uint64), found.astype(np.uint64)])
+        return lut[self.load("fragments", block)["labels"]]
+
+
+@dataclass(frozen=True)
+class Boxes(Sequence[Box]):
+    """The boxes of a level's nodes."""
+
+    tree: BoxTree
+    level: int
+
+    def __len__(self) -> int:
+        return self.tree.count(self.level)
+
+    def __getitem__(self, node: Any) -> Any:
+        return self.tree.box(self.level, node).shift(self.tree.bounds.start)
+
+
+def label(threshold: Fraction) -> str:
+    """Give a threshold as it stands in names of stages and files.
+
+    >>> label(Fraction("0.7"))
+    '0.7'
+    """
+    return f"{float(threshold):g}"
+
+
+def _given(ids: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+    """Give fragments made elsewhere as ``fragments.parts`` gives them; nothing is left to ask."""
+    found, labels = np.unique(ids, return_inverse=True)
+    labels = labels.reshape(ids.shape).astype(np.uint32)
+    if found[0] == 0:
+        found = found[1:]
+    else:
+        labels += 1
+    nothing = {"exits": (0, 4), "pairs": (0, 2), "faces": (0, 2)}
+    return {"labels": labels, "refs": found, **{k: np.zeros(s, np.int64) for k, s in nothing.items()}}

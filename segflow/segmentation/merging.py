@@ -1,0 +1,284 @@
+"""Agglomeration of a region graph by mean affinity: exact, and the same for every way to cut it.
+
+The best edge is merged first: the one with the largest mean, of equal means the one with the smallest
+key. A mean is sum / count in integers, and means are compared exactly. Keys are 0, 1, 2 ... in the
+order of the first pair of fragments (smaller id, larger id) that an edge is made of; an edge that is
+made of two keeps the smaller. When two edges become one, its mean is not above the larger of theirs,
+and equal to it only if both are equal: so no merge makes a better edge than there was, merges of
+independent parts may be done in any order, and a part of a graph can be merged by itself as far as no
+edge from outside can interfere. Such edges end at *frozen* nodes: a best edge with a frozen end is not
+merged but freezes its other end too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segflow.compiled import njit
+from segflow.errors import ChunkError
+from segflow.segmentation.regions import pair, slot_of
+
+_NONE = np.uint64(0xFFFFFFFF)
+
+
+@njit()
+def above(s1: int, c1: int, s2: int, c2: int) -> bool:
+    """Whether s1 / c1 > s2 / c2, exactly, for positive counts up to 2^62."""
+    while True:
+        q1, q2 = s1 // c1, s2 // c2
+        if q1 != q2:
+            return q1 > q2
+        s1, s2 = s1 - q1 * c1, s2 - q2 * c2
+        if s1 == 0 or s2 == 0:
+            return s1 > 0
+        s1, c1, s2, c2 = c2, s2, c1, s1  # r1/c1 > r2/c2 if and only if c2/r2 > c1/r1
+
+
+@njit()
+def _score(s: int, c: int) -> Any:
+    """Give s / c, below 2^10, as two words: 10 + 46 bits, and 31 more; the same order for c < 2^32."""
+    whole = s // c
+    rest = (s - whole * c) << 23
+    a = rest // c
+    rest = (rest - a * c) << 23
+    b = rest // c
+    rest = (rest - b * c) << 31
+    d = rest // c
+    return np.uint64((whole << 46) | (a << 23) | b), np.uint64(d) << np.uint64(32)
+
+
+@njit()
+def _before(heap: NDArray[Any], a: int, b: int) -> bool:
+    return heap[a, 0] > heap[b, 0] or (heap[a, 0] == heap[b, 0] and heap[a, 1] > heap[b, 1])
+
+
+@njit()
+def _sift_down(heap: NDArray[Any], at: int, size: int) -> None:
+    hi, lo = heap[at, 0], heap[at, 1]
+    while True:
+        child = 2 * at + 1
+        if child >= size:
+            break
+        if child + 1 < size and _before(heap, child + 1, child):
+            child += 1
+        if not (heap[child, 0] > hi or (heap[child, 0] == hi and heap[child, 1] > lo)):
+            break
+        heap[at, 0], heap[at, 1] = heap[child, 0], heap[child, 1]
+        at = child
+    heap[at, 0], heap[at, 1] = hi, lo
+
+
+@njit()
+def _root(parent: NDArray[Any], node: int) -> int:
+    while parent[node] != node:
+        parent[node] = parent[parent[node]]
+        node = parent[node]
+    return node
+
+
+@njit()
+def _merge(
+    nodes: int, u: NDArray[Any], v: NDArray[Any], sums: NDArray[Any], counts: NDArray[Any],
+    frozen: NDArray[Any], numerator: int, denominator: int,
+) -> Any:  # fmt: skip
+    edges = u.size
+    parent = np.arange(nodes).astype(np.int32)
+    degree = np.zeros(nodes, np.int32)
+    head = np.full(nodes, -1, np.int32)
+    tail = np.full(nodes, -1, np.int32)
+    following = np.full(2 * edges, -1, np.int32)
+    alive = np.ones(edges, np.bool_)
+    key_of = np.arange(edges).astype(np.int32)
+    edge_of = np.arange(edges).astype(np.int32)  # of a key
+    size = 1024
+    while size < 2 * edges:
+        size *= 2
+    table = np.zeros(size, np.uint64)
+    value = np.zeros(size, np.int32)
+    used = edges
+    heap = np.empty((edges, 2), np.uint64)
+    waiting = 0
+    for e in range(edges):
+        for end in range(2):
+            node = u[e] if end == 0 else v[e]
+            half = 2 * e + end
+            if head[node] < 0:
+                head[node] = half
+            else:
+                following[tail[node]] = half
+            tail[node] = half
+            degree[node] += 1
+        key = pair(u[e] + 1, v[e] + 1)
+        at = slot_of(table, key)
+        table[at], value[at] = key, e
+        if above(sums[e], counts[e], numerator, denominator):
+            hi, lo = _score(sums[e], counts[e])
+            heap[waiting, 0], heap[waiting, 1] = hi, lo | (_NONE - np.uint64(e))
+            waiting += 1
+    for at in range(waiting // 2 - 1, -1, -1):
+        _sift_down(heap, at, waiting)
+    done = np.empty((max(nodes, 1), 3), np.int64)
+    merged = 0
+    while waiting:
+        e = edge_of[_NONE - (heap[0, 1] & _NONE)]
+        if alive[e] and above(sums[e], counts[e], numerator, denominator):
+            hi, lo = _score(sums[e], counts[e])
+            lo |= _NONE - np.uint64(key_of[e])
+            if heap[0, 0] != hi or heap[0, 1] != lo:  # it has grown, and is worse than it was
+                heap[0, 0], heap[0, 1] = hi, lo
+                _sift_down(heap, 0, waiting)
+                continue
+            good = True
+        else:
+            good = False
+        waiting -= 1
+        heap[0, 0], heap[0, 1] = heap[waiting, 0], heap[waiting, 1]
+        _sift_down(heap, 0, waiting)
+        if not good:
+            continue
+        a, b = u[e], v[e]
+        if frozen[a] or frozen[b]:
+            frozen[a] = frozen[b] = 1
+            continue
+        done[merged, 0], done[merged, 1], done[merged, 2] = key_of[e], sums[e], counts[e]
+        merged += 1
+        alive[e] = False
+        if degree[a] > degree[b]:
+            a, b = b, a
+        parent[a] = b
+        degree[b] -= 1
+        half = head[a]
+        while half >= 0:
+            after = following[half]
+            e = half >> 1
+            if alive[e]:
+                x = v[e] if u[e] == a else u[e]
+                key = pair(b + 1, x + 1)
+                at = slot_of(table, key)
+                twin = value[at] if table[at] != 0 else -1
+                if twin >= 0 and alive[twin]:
+                    degree[x] -= 1
+                    keep, drop = e, twin
+                    if above(sums[twin], counts[twin], sums[e], counts[e]) or (
+                        key_of[twin] < key_of[e] and not above(sums[e], counts[e], sums[twin], counts[twin])
+                    ):
+                        keep, drop = twin, e
+                    sums[keep] += sums[drop]
+                    counts[keep] += counts[drop]
+                    if key_of[drop] < key_of[keep]:
+                        key_of[keep] = key_of[drop]
+                    edge_of[key_of[keep]] = keep
+                    alive[drop] = False
+                    value[at] = keep
+                    add = keep == e
+                else:
+                    degree[b] += 1
+                    add = True
+                    if table[at] == 0:
+                        table[at] = key
+                        used += 1
+                    value[at] = e
+                if add:
+                    if u[e] == a:
+                        u[e] = b
+                    else:
+                        v[e] = b
+                    following[half] = -1
+                    if head[b] < 0:
+                        head[b] = half
+                    else:
+                        following[tail[b]] = half
+                    tail[b] = half
+            half = after
+        head[a] = tail[a] = -1
+        if used * 3 > table.size * 2:  # most of it is of nodes that are gone
+            table[:] = 0
+            used = 0
+            for i in range(edges):
+                if alive[i]:
+                    key = pair(u[i] + 1, v[i] + 1)
+                    at = slot_of(table, key)
+                    table[at], value[at] = key, i
+                    used += 1
+    for i in range(nodes):
+        parent[i] = _root(parent, i)
+    return parent, alive, key_of, done[:merged]
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What is left of a region graph: see ``merge``."""
+
+    to: NDArray[np.int32]
+    frozen: NDArray[np.bool_]
+    edges: NDArray[np.int64]
+    merges: NDArray[np.int64]
+
+
+def merge(
+    nodes: int,
+    u: NDArray[np.int32],
+    v: NDArray[np.int32],
+    sums: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    threshold: Fraction,
+    frozen: NDArray[np.bool_] | None = None,
+) -> Merged:
+    """Merge a region graph while 1 - mean affinity of its best edge is below a threshold.
+
+    Affinities are on the scale 0 ... 255; the comparison is 255 count - sum < threshold 255 count.
+
+    Args:
+        nodes: their number n; they are 0 ... n - 1.
+        u, v: ends of the edges in the order of their keys.
+        sums, counts: of the affinities of each edge.
+        threshold: exact, as ``segflow.segmentation.affinities.fraction`` gives it.
+        frozen: nodes that may still get edges from elsewhere; default: none.
+
+    Returns:
+        to: for each node the first node of its segment.
+        frozen: the segments (at their first nodes) that others may still change.
+        edges: rows of first node, first node, sum, count, key, of edges between frozen segments.
+        merges: rows of node, node, sum, count, in their order: the ends of the key of the edge merged.
+
+    Raises:
+        ChunkError: a contact of 2^32 voxel pairs or more.
+    """
+    total = int(counts.sum())
+    if total >= 1 << 32:
+        raise ChunkError(f"{total} voxel pairs in one region graph are too many (2^32); give smaller blocks")
+    limit = (1 - threshold) * 255
+    first, second = u.copy(), v.copy()
+    stopped = np.zeros(nodes, np.uint8) if frozen is None else frozen.astype(np.uint8)
+    s, c = sums.copy(), counts.copy()
+    parent, alive, keys, done = _merge(
+        nodes, first, second, s, c, stopped, limit.numerator, limit.denominator
+    )
+    least = np.full(nodes, nodes, np.int32)
+    np.minimum.at(least, parent, np.arange(nodes, dtype=np.int32))
+    to = least[parent]
+    live = np.zeros(nodes, bool)
+    live[to] = stopped[parent] != 0
+    left = alive & live[to[first]] & live[to[second]]
+    ends = np.sort(np.stack([to[first[left]], to[second[left]]], 1), 1)
+    edges = np.column_stack([ends, s[left], c[left], keys[left]]).astype(np.int64)
+    rows = np.column_stack([u[done[:, 0]], v[done[:, 0]], done[:, 1:]]).astype(np.int64)
+    return Merged(to, live, edges, rows)
+
+
+def above_all(sums: NDArray[np.int64], counts: NDArray[np.int64], limit: Fraction) -> NDArray[np.bool_]:
+    """Tell which sums / counts are above ``limit``, exactly."""
+    return _above_all(sums, counts, limit.numerator, limit.denominator)
+
+
+@njit()
+def _above_all(sums: NDArray[Any], counts: NDArray[Any], numerator: int, denominator: int) -> NDArray[Any]:
+    result = np.empty(sums.size, np.bool_)
+    for i in range(sums.size):
+        result[i] = above(sums[i], counts[i], numerator, denominator)
+    return result
