@@ -14,7 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segflow.blocks.cut import Blocks
+from segflow.blocks.folder import open_blocks
+from segflow.blocks.label_job import Output, merge_labels
 from segflow.blocks.labels import join
+from segflow.blocks.ledger import WorkFolder
 from segflow.blocks.overlap import RULES, Matching, Pairs, compared, count_pairs
 from segflow.blocks.pool import (
     Links,
@@ -27,10 +30,14 @@ from segflow.blocks.pool import (
     united,
 )
 from segflow.chunk import Chunk
-from segflow.errors import ChunkError, UsageError
+from segflow.errors import ChunkError, SegflowError, UsageError, VolumeError
 from segflow.geometry import Box, Grid
 from segflow.segmentation.agglomerate import agglomerate
 from segflow.segmentation.evaluate import evaluate
+from segflow.volumes import open_volume
+from segflow.volumes.create import make_volume
+from segflow.volumes.hdf5 import read_h5, write_h5
+from segflow.volumes.lazy import open_lazy
 
 DATA = Path(__file__).parent / "data"
 
@@ -364,7 +371,7 @@ def test_perfect_blocks_give_the_connected_pieces_exactly(data: st.DataObject) -
     assert (np.asarray(other.array == 0) == (truth == 0)).all()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.data())
 def test_what_is_whole_in_every_block_is_joined_by_mutual_best(data: st.DataObject) -> None:
     """Boxes side by side: convex, so each is one piece in each block."""
@@ -470,3 +477,205 @@ def test_what_is_no_label_is_told() -> None:
         join([Chunk(np.arange(1, 301, dtype=np.uint32).reshape(1, 1, 300))], dtype="uint8")
     with pytest.raises(UsageError, match="--margin 2 on both sides leaves nothing"):
         join(pair(np.ones((4, 4, 8), np.uint8)), Matching(margin=2))
+
+
+# -- files: two steps, restarted ------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path, ac4: Any) -> Path:
+    """Twelve blocks as a network would leave them: K_NeuronSeg's names, each with labels of its own."""
+    place = tmp_path / "blocks"
+    place.mkdir()
+    chunks = cut(ac4, (12, 100, 130), (4, 20, 20), components)
+    blocks = Blocks.over(Box((0, 0, 0), ac4.shape), (12, 100, 130), (4, 20, 20))
+    for index, chunk in enumerate(chunks):
+        array = renamed(chunk, index).array.astype(np.uint32)
+        write_h5(str(place / f"chunk_{blocks.name(index)}.h5"), chunk.with_array(array))
+    return place
+
+
+def merged(folder: Path, output: Path, **options: Any) -> Any:
+    """Run both steps, or one; give how many blocks were computed."""
+    blocks, pieces = open_blocks(str(folder))
+    told = {k: options.pop(k) for k in ("dtype", "options") if k in options}
+    place = (None, str(output)) if not output.suffix else (str(output), None)
+    return merge_labels(blocks, pieces, Output.at(*place, **told), **options)
+
+
+def in_memory(folder: Path, *words: Any, **options: Any) -> Any:
+    chunks = [read_h5(str(p)) for p in sorted(folder.glob("*.h5"))]
+    return join(chunks, Matching(*words, **options))
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_a_volume_is_what_the_blocks_give_in_memory(folder: Path, tmp_path: Path) -> None:
+    counts = merged(folder, tmp_path / "seg", options={"block_size": (16, 64, 64)})
+    count = len(list(folder.iterdir()))
+    assert counts == {"count": count, "pool": 1, "apply": count}
+    wanted = in_memory(folder)
+    info = open_volume(str(tmp_path / "seg")).info()
+    assert (info.dtype, info.voxel_size, info.layer_type) == ("uint32", (30.0, 6.0, 6.0), "segmentation")
+    assert (open_volume(str(tmp_path / "seg")).read().array == wanted.array).all()
+    # the pool: columns that can be mapped into memory
+    pool = np.load(tmp_path / "seg.work/pool/files/pool.npy", mmap_mode="r")
+    assert pool.dtype == np.uint64
+    assert (np.diff(pool[0].astype(int)) >= 0).all()
+    assert int(pool[2].max()) == int(wanted.array.max())
+
+
+def test_a_second_run_computes_nothing(folder: Path, tmp_path: Path) -> None:
+    merged(folder, tmp_path / "seg")
+    before = tree(tmp_path / "seg")
+    assert merged(folder, tmp_path / "seg").total == 0
+    assert tree(tmp_path / "seg") == before
+
+
+def test_two_steps_are_one(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(SegflowError, match="there is no ID pool in .*two.work; run --stage pool first"):
+        merged(folder, tmp_path / "two", step="apply")
+    iou = Matching("iou", min_iou=0.7)
+    assert set(merged(folder, tmp_path / "two", matching=iou, step="pool")) == {"count", "pool"}
+    assert not (tmp_path / "two").exists()
+    assert set(merged(folder, tmp_path / "two", step="apply")) == {"apply"}  # with the rule of the pool
+    merged(folder, tmp_path / "one", matching=iou)
+    assert tree(tmp_path / "one") == tree(tmp_path / "two")
+    # a pool that was made elsewhere
+    blocks, pieces = open_blocks(str(folder))
+    merge_labels(blocks, pieces, None, iou, work_dir=str(tmp_path / "w"), step="pool")
+    merged(folder, tmp_path / "three", work_dir=str(tmp_path / "w"), step="apply")
+    assert tree(tmp_path / "one") == tree(tmp_path / "three")
+    with pytest.raises(UsageError, match="name the output"):
+        merge_labels(blocks, pieces, None, iou, step="pool")
+
+
+@pytest.mark.parametrize("where", ["count", "pool", "apply"])
+def test_a_run_that_is_cut_off_goes_on(
+    where: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut off in each stage, after its work and before it is recorded; the bytes are the same."""
+    merged(folder, tmp_path / "whole")
+    publish, left = WorkFolder.publish, [4 if where != "pool" else 1]
+
+    def dies(self: WorkFolder, stage: str, block: int, arrays: Any = None) -> None:
+        if stage == where:
+            left[0] -= 1
+            if not left[0]:
+                raise KeyboardInterrupt
+        publish(self, stage, block, arrays)
+
+    monkeypatch.setattr(WorkFolder, "publish", dies)
+    with pytest.raises(KeyboardInterrupt):
+        merged(folder, tmp_path / "cut")
+    monkeypatch.undo()
+    counts = merged(folder, tmp_path / "cut")
+    blocks = len(list(folder.iterdir()))
+    assert counts.get(where) == (blocks - 3 if where != "pool" else 1)
+    assert "count" not in counts or where == "count"
+    assert tree(tmp_path / "cut") == tree(tmp_path / "whole")
+
+
+def test_blocks_that_do_not_fit_the_chunks_lose_no_voxel(folder: Path, tmp_path: Path, ac4: Any) -> None:
+    """Cores end at 8, 14, 30 ... and chunks at 64: each chunk is written by one block, whole."""
+    wanted = in_memory(folder).array
+    for number, block_size in enumerate([(64, 64, 64), (5, 33, 47), (20, 256, 300), (1, 100, 90)]):
+        place = tmp_path / f"seg{number}"
+        written: list[Box] = []
+
+        class Watched(Output):
+            def ready(self, joined: Any, written: list[Box] = written) -> Any:
+                volume = super().ready(joined)
+                write = volume.write
+                volume.write = lambda chunk: (written.append(chunk.bbox), write(chunk))[1]
+                return volume
+
+        blocks, pieces = open_blocks(str(folder))
+        merge_labels(blocks, pieces, Watched(str(place), options={"block_size": block_size}))
+        assert (open_volume(str(place)).read().array == wanted).all()
+        assert sum(box.voxels for box in written) == wanted.size
+        bounds = Box((0, 0, 0), ac4.shape)
+        assert all(box.snap(block_size).intersect(bounds) == box for box in written)
+
+
+def test_every_format_gets_the_same(folder: Path, tmp_path: Path) -> None:
+    wanted = in_memory(folder, "either")
+    for name in ("a.h5", "a.tif", "a.zarr"):
+        place = tmp_path / name
+        counts = merged(folder, place, matching=Matching("either"), work_dir=str(tmp_path / f"{name}.w"))
+        found = open_lazy(str(place)).read()
+        assert (found.array == wanted.array).all()
+        assert (found.dtype, found.voxel_size) == (np.uint32, (30.0, 6.0, 6.0))
+        assert found.layer_type == "segmentation"
+        assert counts["apply"] == (1 if name != "a.zarr" else len(list(folder.iterdir())))
+        assert (
+            merged(folder, place, matching=Matching("either"), work_dir=str(tmp_path / f"{name}.w")).total
+            == 0
+        )
+
+
+def test_an_output_that_is_deleted_is_written_again(folder: Path, tmp_path: Path) -> None:
+    merged(folder, tmp_path / "a.h5")
+    (tmp_path / "a.h5").unlink()
+    assert merged(folder, tmp_path / "a.h5") == {"apply": 1}
+    assert (tmp_path / "a.h5").exists()
+
+
+def test_what_changed_is_refused_or_made_anew(folder: Path, tmp_path: Path) -> None:
+    merged(folder, tmp_path / "seg")
+    with pytest.raises(UsageError, match="rule mutual → either"):
+        merged(folder, tmp_path / "seg", matching=Matching("either"))
+    counts = merged(folder, tmp_path / "seg", matching=Matching("either"), stale="redo")
+    assert set(counts) == {"pool", "apply"}  # what was counted is still right
+    assert (open_volume(str(tmp_path / "seg")).read().array == in_memory(folder, "either").array).all()
+    with pytest.raises(UsageError, match="margin 0 → 1"):
+        merged(folder, tmp_path / "seg", matching=Matching("either", margin=1))
+    # a block that was written again after the pool was made
+    block = folder / "chunk_z00_y00_x00.h5"
+    chunk = read_h5(str(block))
+    write_h5(str(block), chunk.with_array(chunk.array + 1000 * (chunk.array > 0)))
+    with pytest.raises(UsageError, match="files"):
+        merged(folder, tmp_path / "seg", matching=Matching("either"))
+    (tmp_path / "seg.work/apply/00000000.npz").unlink()
+    with pytest.raises(SegflowError, match=r"label \d+ is not in the ID pool: the block was changed after"):
+        merged(folder, tmp_path / "seg", matching=Matching("either"), stale="keep")
+    merged(folder, tmp_path / "seg", matching=Matching("either"), stale="redo")
+    assert (open_volume(str(tmp_path / "seg")).read().array == in_memory(folder, "either").array).all()
+
+
+def test_dtypes_are_counted_first(folder: Path, tmp_path: Path) -> None:
+    merged(folder, tmp_path / "wide", dtype="uint64")
+    wanted = in_memory(folder)
+    found = open_volume(str(tmp_path / "wide")).read()
+    assert found.dtype == np.uint64
+    assert (found.array == wanted.array).all()
+    with pytest.raises(SegflowError, match="there are .* labels, and int8 holds 127; use --dtype"):
+        merged(folder, tmp_path / "small", dtype="int8", matching=Matching("none"))
+    assert not (tmp_path / "small").exists()
+    # an existing volume keeps its dtype
+    ready = Output(str(tmp_path / "there"), dtype="uint16", options={"block_size": (16, 64, 64)})
+    blocks, pieces = open_blocks(str(folder))
+    merge_labels(blocks, pieces, ready)
+    assert merged(folder, tmp_path / "there", work_dir=str(tmp_path / "again"))["apply"]
+    assert open_volume(str(tmp_path / "there")).info().dtype == "uint16"
+    with pytest.raises(VolumeError, match="is uint16, not uint32; leave --dtype out"):
+        merged(folder, tmp_path / "there", dtype="uint32", work_dir=str(tmp_path / "third"))
+
+
+def test_outputs_that_disagree_are_refused(folder: Path, tmp_path: Path) -> None:
+    def there(chunk: Chunk, name: str) -> Path:
+        volume: Any = open_volume(str(tmp_path / name))
+        make_volume(volume, chunk)
+        return tmp_path / name
+
+    small = there(Chunk(np.zeros((20, 256, 200), np.uint32), voxel_size=(30, 6, 6)), "small")
+    with pytest.raises(VolumeError, match=r"fills 0-20_0-256_0-200 and the blocks 0-20_0-256_0-300: voxels"):
+        merged(folder, small)
+    image = there(Chunk(np.zeros((20, 256, 300), np.float32), voxel_size=(30, 6, 6)), "image")
+    with pytest.raises(VolumeError, match="holds 1 channel\\(s\\) of float32, no labels"):
+        merged(folder, image)
+    other = there(Chunk(np.zeros((20, 256, 300), np.uint32), voxel_size=(30, 8, 8)), "other")
+    with pytest.raises(VolumeError, match="has voxels of 30 8 8 nm, the blocks of 30 6 6"):
+        merged(folder, other)

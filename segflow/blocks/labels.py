@@ -303,24 +303,27 @@ def join(
         if index in pieces:
             raise ChunkError(f"two blocks are at {chunk.bbox}; each place has one")
         pieces[index] = Held(chunk)
-    return join_pieces(blocks, pieces, matching, dtype=dtype)
+    return joined_labels(blocks, pieces, matching, dtype=dtype).read()
 
 
-def join_pieces(
+def joined_labels(
     blocks: Blocks,
     pieces: Mapping[int, Source],
     matching: Matching | None = None,
     *,
     dtype: str | None = None,
-) -> Chunk:
-    """Do what ``join`` does for blocks by their numbers."""
+) -> Joined:
+    """Do what ``join`` does for blocks by their numbers, wherever they are; read the result by boxes.
+
+    Needs one block and the tables in memory.
+    """
     matching = matching or Matching()
     segments = Segments(blocks, pieces)
     segments.check_overlap(matching)
     counts = [count_block(segments, index, matching) for index in range(len(blocks))]
     pool, guards = match(len(blocks), counts.__getitem__, matching)
     log.info("%s", guards)
-    return relabelled(segments, pool, pool_dtype(pool, dtype)).read()
+    return relabelled(segments, pool, pool_dtype(pool, dtype))
 
 
 def _grid_of(boxes: Sequence[Box]) -> Blocks:
