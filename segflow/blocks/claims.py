@@ -5,6 +5,7 @@ The name of a worker tells, on its own machine, whether its process lives.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import socket
@@ -36,9 +37,12 @@ def _started(pid: int) -> str:
 
 @lru_cache
 def _machine(_pid: int) -> str:
-    """Name the boot and the process namespace, in which process ids mean something."""
-    boot = (PROC / "sys/kernel/random/boot_id").read_text()[:8]
-    return boot + os.readlink(PROC / "self/ns/pid").strip("pid:[]")
+    """Name the machine, its boot and the namespace in which process ids mean something."""
+    parts = [socket.gethostname()]
+    with suppress(OSError):
+        parts.append((PROC / "sys/kernel/random/boot_id").read_text())
+        parts.append(os.readlink(PROC / "self/ns/pid"))
+    return hashlib.sha256("".join(parts).encode()).hexdigest()[:12]
 
 
 @lru_cache

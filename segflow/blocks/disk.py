@@ -50,5 +50,5 @@ def numbered(folder: Path, suffix: str = "") -> Iterator[int]:
     with os.scandir(folder) as entries:
         for entry in entries:
             name = entry.name.removesuffix(suffix)
-            if len(name) == 8 and name.isdigit() and entry.name == name + suffix:
+            if len(name) >= 8 and name.isdigit() and entry.name == name + suffix:
                 yield int(name)

@@ -96,7 +96,7 @@ class WorkFolder:
         Args:
             job: the command's name.
             options: JSON-able; whatever another process needs to join.
-            stages: each after its predecessors.
+            stages: each after its predecessors, which may be recorded stages that are not named.
             grid: the blocks, in voxels, zyx.
             bounds: of the volume that they cover.
             stale: fail, redo or keep.
@@ -105,7 +105,6 @@ class WorkFolder:
             UsageError: results of another job, grid or of other parameters are there, or are being
                 computed. VolumeError: the folder holds other things, or cannot be written.
         """
-        new = make_plan(job, options, stages, grid, bounds)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             foreign = [p.name for p in self.path.iterdir() if "plan.json" not in p.name]
@@ -114,7 +113,10 @@ class WorkFolder:
             with locked(self._plan):
                 for half_written in self.path.glob(".*.plan.json"):
                     half_written.unlink()
-                self._record(new, stale)
+                old = self.plan() if self._plan.exists() else None
+                known = old["stages"] if old else {}
+                new = make_plan(job, options, stages, grid, bounds, known)
+                self._record(old, new, stale)
         except OSError as error:
             if isinstance(error, VolumeError):
                 raise
@@ -125,8 +127,7 @@ class WorkFolder:
     def _plan(self) -> Path:
         return self.path / "plan.json"
 
-    def _record(self, new: Json, stale: str) -> None:
-        old = self.plan() if self._plan.exists() else None
+    def _record(self, old: Json | None, new: Json, stale: str) -> None:
         merged, gone = new, list[str]()
         if old is not None:
             have = [n for n in old["stages"] if self._has_work(n)]
@@ -200,8 +201,11 @@ class WorkFolder:
         path = self.result(stage, block)
         if not path.exists():
             raise VolumeError(f"{path} is missing: block {block} of stage {stage} is not done")
-        with reading(path), np.load(path) as held:
-            return {name: held[name] for name in held.files}
+        try:
+            with reading(path), np.load(path) as held:
+                return {name: held[name] for name in held.files}
+        except VolumeError as error:
+            raise VolumeError(f"{error}; delete this file and run the same line again") from error
 
     def publish(self, stage: str, block: int, arrays: Mapping[str, NDArray[Any]] | None = None) -> None:
         """Write a block's result, whole and synced to the disk; the block is done then."""

@@ -25,8 +25,11 @@ def make_plan(
     stages: Sequence[Stage],
     grid: Grid | None = None,
     bounds: Box | None = None,
+    known: Json | None = None,
 ) -> Json:
     """Give the plan as JSON: each stage with its fingerprint, a hash of what its results depend on.
+
+    ``known`` are stages that are planned already, which these may come after.
 
     Raises:
         ValueError: a stage's name is no name for a folder, or it comes before its predecessors.
@@ -36,7 +39,7 @@ def make_plan(
         if not re.fullmatch(r"[A-Za-z0-9_][\w.+=-]*", stage.name) or stage.name == "plan.json":
             raise ValueError(f"'{stage.name}' cannot name a stage's folder")
         entry = _plain({"count": stage.count, "after": list(stage.after), "key": dict(stage.key)})
-        planned[stage.name] = {**entry, "fingerprint": stage_fingerprint(entry, planned)}
+        planned[stage.name] = {**entry, "fingerprint": stage_fingerprint(entry, {**(known or {}), **planned})}
     shape = {w: list(getattr(grid, w)) for w in ("start", "size", "stride", "counts")} if grid else None
     where = {"grid": shape, "bounds": str(bounds) if bounds else None}
     return {"format": FORMAT, "job": job, "options": _plain(options), **where, "stages": planned}
@@ -97,7 +100,7 @@ def merge_plans(old: Json, new: Json, have: Sequence[str], stale: str, path: str
     told = list(dict.fromkeys(line for found in lines for line in found))
     if changed and stale == "fail":
         raise UsageError(_refusal(path, changed, told))
-    stages = {**new["stages"], **{n: s for n, s in before.items() if n not in new["stages"]}}
+    stages = _ordered({**before, **new["stages"]})
     for name in stages:
         kept = before.get(name, {}).get("kept", [])
         if name in changed and stale == "keep":
@@ -106,6 +109,15 @@ def merge_plans(old: Json, new: Json, have: Sequence[str], stale: str, path: str
             stages[name] = {**stages[name], "kept": kept}
     gone = [*void, *(changed if stale == "redo" else ())]
     return {**new, "stages": stages}, gone
+
+
+def _ordered(stages: Json) -> Json:
+    """Put each stage after its predecessors."""
+    placed: Json = {}
+    while len(placed) < len(stages):
+        ready = {n: s for n, s in stages.items() if n not in placed and placed.keys() >= set(s["after"])}
+        placed |= ready or stages
+    return placed
 
 
 def with_dependents(stages: Json, names: Sequence[str]) -> list[str]:
