@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -638,10 +639,16 @@ def test_what_changed_is_refused_or_made_anew(folder: Path, tmp_path: Path) -> N
     write_h5(str(block), chunk.with_array(chunk.array + 1000 * (chunk.array > 0)))
     with pytest.raises(UsageError, match="files"):
         merged(folder, tmp_path / "seg", matching=Matching("either"))
-    for done in (tmp_path / "seg.work/apply").glob("*.npz"):
-        done.unlink()
+    shutil.copytree(tmp_path / "seg.work", tmp_path / "kept")
+    shutil.rmtree(tmp_path / "kept/apply")
     with pytest.raises(SegflowError, match=r"label \d+ is not in the ID pool: the block was changed after"):
-        merged(folder, tmp_path / "seg", matching=Matching("either"), stale="keep")
+        merged(
+            folder,
+            tmp_path / "seg",
+            matching=Matching("either"),
+            stale="keep",
+            work_dir=str(tmp_path / "kept"),
+        )
     merged(folder, tmp_path / "seg", matching=Matching("either"), stale="redo")
     assert (open_volume(str(tmp_path / "seg")).read().array == in_memory(folder, "either").array).all()
 
