@@ -393,6 +393,16 @@ def test_unforeseen_errors_keep_their_traceback(tmp_path):
     assert "KeyError" in "".join(folder.failure("s", 0)["traceback"])
 
 
+def test_want_of_memory_is_told(tmp_path):
+    def run(block):
+        raise MemoryError
+
+    folder = WorkFolder(tmp_path / "work")
+    folder.begin("job", {}, [Stage("s", 1, run)])
+    with pytest.raises(SegflowError, match="block 0: out of memory; use smaller blocks or fewer processes"):
+        run_stages(folder, [Stage("s", 1, run)])
+
+
 def test_interrupt_gives_claims_back(make):
     job = make().begin()
 

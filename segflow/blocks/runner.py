@@ -138,6 +138,8 @@ class _Work:
             raise
         except Exception as error:
             told = str(error) if isinstance(error, SegflowError) else f"{type(error).__name__}: {error}"
+            if isinstance(error, MemoryError):
+                told = "out of memory; use smaller blocks or fewer processes"
             more = {"box": stage.label(block), "traceback": traceback.format_exception(error)}
             self.folder.fail(stage.name, block, " ".join(told.split()), **more)
             if not self.quiet:
