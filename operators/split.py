@@ -24,6 +24,7 @@ from segflow.geometry import Box
 
 if TYPE_CHECKING:
     from segflow.blocks.cut import Blocks, Source
+    from segflow.blocks.manifest import Manifest
     from segflow.chunk import Chunk
     from segflow.state import State
     from segflow.volumes.base import VolumeInfo
@@ -92,16 +93,17 @@ def plan_split(plan: Plan, options: dict[str, Any]) -> Spec:
             bounds = Box.of(spec.voxel_offset, spec.shape[-3:])
     elif info is not None:
         spec, bounds = spec_of(info), info.bounds
-    if options["output_dir"]:
-        check_writable(plan, options["output_dir"].rstrip("/") + "/x", folder=True)
-        plan.makes(options["output_dir"])
-        if plan.tasks and "{bbox}" not in options["output_dir"]:
-            raise UsageError("several tasks would write one --output-dir; put {bbox} into its name")
+    _check_places(plan, options)
     if bounds is None:
         plan.tasks, plan.bbox = True, None
         return spec.change(shape=None, voxel_offset=None)
     with before_the_run():
         blocks = _blocks(bounds, None if plan.tasks else plan.bbox, options)
+        if info is not None and options["output_dir"] and not plan.tasks:
+            from segflow.blocks.folder import check_folder, told_apart
+
+            source = told_apart(info) if options["path"] else {}
+            check_folder(options["output_dir"], _manifest(info, blocks.bounds, source, options))
     plan.tasks |= len(blocks) > 1
     plan.bbox = blocks.box(0)
     same = len({b.shape for b in (blocks.box(0), blocks.box(len(blocks) - 1))}) == 1
@@ -109,13 +111,42 @@ def plan_split(plan: Plan, options: dict[str, Any]) -> Spec:
     return spec.change(shape=shape, voxel_offset=plan.bbox.start if len(blocks) == 1 else None)
 
 
+def _check_places(plan: Plan, options: dict[str, Any]) -> None:
+    """Check the mask and the folder of the files."""
+    from segflow.volumes import split_address
+    from segflow.volumes.lazy import open_lazy
+
+    mask, folder = options["mask"], options["output_dir"]
+    if mask and not plan.made(mask) and split_address(mask)[1].startswith("file://"):
+        with before_the_run():
+            open_lazy(mask)
+    if folder:
+        check_writable(plan, f"{folder.rstrip('/')}/x", folder=True)
+        plan.makes(folder)
+        if plan.tasks and "{bbox}" not in folder:
+            raise UsageError("several tasks would write one --output-dir; put {bbox} into its name")
+
+
+def _manifest(info: VolumeInfo, bounds: Box, source: dict[str, Any], options: dict[str, Any]) -> Manifest:
+    from segflow.blocks.manifest import Manifest
+
+    size, overlap, edge = (options[k] for k in ("block_size", "overlap", "edge"))
+    return Manifest.of(info, bounds, size, overlap, edge, form=options["form"], source=source)
+
+
 def _input_name(ctx: click.Context, _: click.Parameter, value: str | None) -> str:
     """Give the name under which blocks go on: that of the chunk that is split, unless one is told."""
     return value or ctx.params.get("chunk") or "chunk"
 
 
-@operator("Volumes", kind="expand", uses="io", group=1, plan=plan_split,
-          example="segflow split -f em.tif --block-size 64 512 512 --overlap 8 64 64 --output-dir dir")  # fmt: skip
+@operator(
+    "Volumes",
+    kind="expand",
+    uses="io",
+    group=1,
+    plan=plan_split,
+    example="segflow split -f em.tif --block-size 64 512 512 --overlap 8 64 64 --output-dir blocks",
+)
 @name_in(default=None, help="Chunk to split.")
 @option("-f", "--file-name", "path", metavar="FILE", default=None,
         help="File to split: tif (or a folder of them), h5 (FILE.h5:DATASET) or npy.")  # fmt: skip
@@ -219,15 +250,11 @@ def _folder(state: State, source: Any, bounds: Box, options: dict[str, Any]) -> 
     if options["output_dir"] is None:
         return None
     from segflow.blocks.folder import Folder, told_apart
-    from segflow.blocks.manifest import Manifest
 
     path = options["output_dir"].replace("{bbox}", state.label)
     claimed = state.run.memory.setdefault("split", set())
     if path in claimed:
         raise UsageError(f"two tasks would write their blocks into {path}; put {{bbox}} into --output-dir")
     claimed.add(path)
-    manifest = Manifest.of(
-        source.info, bounds, options["block_size"], options["overlap"], options["edge"],
-        form=options["form"], source=told_apart(source),
-    )  # fmt: skip
+    manifest = _manifest(source.info, bounds, told_apart(source), options)
     return Folder(path, manifest, state.run.provenance())

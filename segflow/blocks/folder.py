@@ -251,12 +251,12 @@ def _words(numbers: Sequence[Any]) -> str:
     return " ".join(f"{n:g}" for n in numbers)
 
 
-def told_apart(source: Source) -> dict[str, Any]:
+def told_apart(source: Source | VolumeInfo) -> dict[str, Any]:
     """Give what tells a source from another, and from itself after a change."""
     if isinstance(source, Held):
         import zlib
 
-        return {"crc32": zlib.crc32(memoryview(np.ascontiguousarray(source.chunk.array)))}
-    info = source.info
+        return {"crc32": zlib.crc32(np.ascontiguousarray(source.chunk.array).data)}
+    info = source if isinstance(source, VolumeInfo) else source.info
     known = {k: info.extra[k] for k in ("dataset",) if k in info.extra}
     return {**fingerprint(info.path, info.mip), "mip": info.mip, **known}

@@ -72,10 +72,16 @@ class Manifest:
         return f"chunk_{name}{ENDINGS[self.form]}"
 
     def differs(self, other: Manifest) -> str:
-        """Name the first thing in which another split differs; nothing if none does."""
+        """Name the first thing in which another split differs; nothing if none does.
+
+        A split without ``source`` is compared in all else.
+        """
+        left = ("empty", "complete") + ("source",) * (not other.source)
         for key in self.__dataclass_fields__:
             one, two = getattr(self, key), getattr(other, key)
-            if key not in ("empty", "complete") and one != two:
+            if key not in left and one != two:
+                if key == "source":
+                    return "its source is another, or has changed since"
                 return f"{key.replace('_', ' ')} {_short(one)}, not {_short(two)}"
         return ""
 

@@ -219,7 +219,8 @@ class Chain:
                 continue
             with self._watch(step, state):
                 children = iter(step.operator.function(**step.arguments(state)))
-            while state.error is None:
+            given = False  # whether the state itself was, to mark the end of its group
+            while state.error is None and not given:
                 child = None
                 began = time.perf_counter()
                 with self._watch(step, state, record=False):
@@ -227,9 +228,10 @@ class Chain:
                 if child is None:
                     break
                 child.log.append(Record(step.number, step.title, step.name, time.perf_counter() - began))
+                given = child is state
                 yield child
                 del child
-            if state.error is not None:
+            if state.error is not None and not given:
                 yield state
             del state
 
