@@ -19,9 +19,9 @@ MEAN = "OneMinus<MeanAffinity<RegionGraphType, ScoreValue>>"
 
 def plan(plan: Plan, options: dict[str, Any]) -> Spec:
     """Check the affinities, the thresholds, the score and the size of the fragments."""
-    from segflow.segmentation.agglomerate import check_fragments, scoring
+    from segflow.segmentation.agglomerate import check_fragments, choose_engine
 
-    scoring(options["scoring_function"])
+    choose_engine(options["engine"], options["scoring_function"])
     result = plan_fragments(plan, options)
     given = plan.spec(options["fragments"])
     if given.shape and given.dtype and result.shape:
@@ -45,6 +45,9 @@ def plan(plan: Plan, options: dict[str, Any]) -> Spec:
 @option("-s", "--scoring-function", default=MEAN,
         help="Score of two neighbours: mean, hist_quant_N or hist_quant_N_initmax (N = 10, 15 ... 90, 95), "
         "or waterz's type.")  # fmt: skip
+@option("--engine", type=click.Choice(["exact", "waterz"]), default=None,
+        help="exact: fast, and the same answer as segment-volume in any blocks. waterz: as waterz does it.  "
+        "[default: exact for the mean, else waterz]")  # fmt: skip
 @name_in("fragments", "-f", "--fragments", default=None, aliases=["--fragments-chunk-name"],
          help="Chunk of supervoxels to start from, instead of the watershed's.")  # fmt: skip
 @name_out(help="Segmentation to write.")
@@ -56,6 +59,7 @@ def agglomerate(
     aff_threshold_high: float = 0.9999,
     scoring_function: str = MEAN,
     fragments: Chunk | None = None,
+    engine: str | None = None,
 ) -> Chunk:
     """Merge the fragments of a watershed by the affinities between them.
 
@@ -71,4 +75,5 @@ def agglomerate(
         aff_threshold_high=aff_threshold_high,
         scoring_function=scoring_function,
         fragments=fragments,
+        engine=engine,
     )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from segflow.chunk import Chunk
 
 
-METHODS = ("waterz", "distance")
+METHODS = ("exact", "waterz", "distance")
 OF_DISTANCE = {
     "per_section": False,
     "interior_threshold": None,
@@ -58,13 +58,14 @@ def check_method(options: dict[str, Any]) -> None:
     example="segflow read-h5 -f affs.h5 watershed -o fragments write-h5 -i fragments -f fragments.h5",
 )
 @name_in(help="Affinities, czyx.")
-@option("--method", type=click.Choice(METHODS), default="waterz",
-        help="waterz: each voxel goes to its neighbour of highest affinity. distance: from seeds in the "
-        "middle of what is inside, as in K_NeuronSeg and PyTC.")  # fmt: skip
+@option("--method", type=click.Choice(METHODS), default="exact",
+        help="exact: each voxel goes to its neighbour of highest affinity, by a rule that no block changes. "
+        "waterz: the same, as waterz does it. distance: from seeds in the middle of what is inside, as in "
+        "K_NeuronSeg and PyTC.")  # fmt: skip
 @option("-l", "--aff-threshold-low", type=click.FloatRange(0, 1), default=0.0001,
         help="Voxels whose best affinity is not above this become 0.")  # fmt: skip
 @option("-h", "--aff-threshold-high", type=click.FloatRange(0, 1), default=0.9999,
-        help="Affinities at or above this always join (waterz).")  # fmt: skip
+        help="Affinities at or above this always join (exact, waterz).")  # fmt: skip
 @option("--per-section", is_flag=True,
         help="distance: cut each section for itself, by its y and x affinities.")  # fmt: skip
 @option("--interior-threshold", type=click.FloatRange(0, 1, max_open=True), default=None,
@@ -82,7 +83,7 @@ def check_method(options: dict[str, Any]) -> None:
 def watershed(
     chunk: Chunk,
     *,
-    method: str = "waterz",
+    method: str = "exact",
     aff_threshold_low: float = 0.0001,
     aff_threshold_high: float = 0.9999,
     per_section: bool = False,
@@ -91,7 +92,7 @@ def watershed(
     seeds: str = "maxima",
     surface: str | None = None,
 ) -> Chunk:
-    """Cut affinities into fragments (supervoxels), numbered from 1.
+    """Cut affinities into fragments (supervoxels).
 
     Affinities are float in [0, 1] or uint8 (value / 255); channels are picked by their offsets.
     Gives uint64 labels, 0 where every affinity is low.
@@ -109,4 +110,5 @@ def watershed(
             surface=surface,
             aff_threshold_low=aff_threshold_low,
         )
-    return cut(chunk, aff_threshold_low=aff_threshold_low, aff_threshold_high=aff_threshold_high)
+    limits = {"aff_threshold_low": aff_threshold_low, "aff_threshold_high": aff_threshold_high}
+    return cut(chunk, method=method, **limits)

@@ -11,6 +11,8 @@ from segflow.errors import BoxError
 
 Vec = tuple[int, int, int]
 
+LOW_SIDES, HIGH_SIDES = (1, 2, 4), (8, 16, 32)  # bits that stand for the sides z, y, x of a box
+
 _RANGE = re.compile(r"(-?\d+)-(-?\d+)_(-?\d+)-(-?\d+)_(-?\d+)-(-?\d+)")
 
 

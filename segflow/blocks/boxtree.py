@@ -8,9 +8,7 @@ from functools import cached_property
 from itertools import product
 from math import prod
 
-from segflow.geometry import Box, Grid, Vec, vec
-
-LOW_SIDES, HIGH_SIDES = (1, 2, 4), (8, 16, 32)  # bits of the sides z, y, x of a box
+from segflow.geometry import HIGH_SIDES, LOW_SIDES, Box, Grid, Vec, vec
 
 
 @dataclass(frozen=True)

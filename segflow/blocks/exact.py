@@ -15,6 +15,7 @@ The answer depends on affinities, limits, thresholds and the bounds of the volum
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -24,11 +25,12 @@ from numpy.typing import NDArray
 
 from segflow.blocks.boxtree import BoxTree
 from segflow.blocks.ledger import Stage
-from segflow.geometry import Box
+from segflow.compiled import cores, keep_memory
+from segflow.geometry import Box, Vec, vec
 from segflow.segmentation import fragments, subgraphs
 
 Table = Mapping[str, NDArray[Any]]
-Load = Callable[[str, int], Table]
+Load = Callable[..., Table]  # stage, block, names of arrays (default: all)
 
 
 @dataclass(frozen=True)
@@ -37,19 +39,21 @@ class Exact:
 
     Args:
         tree: boxes, in voxels of the volume, whose first voxel is 0 0 0.
+        space: shape of the volume, zyx, in which voxels have their indices.
         read: gives the affinities of a box, uint8 (3, z, y, x), channel 0, 1, 2 on z, y, x.
         load: gives the result of a block of a stage.
         low, high: limits of the watershed on the scale 0 ... 255.
-        threshold: the largest one; merging goes so far.
+        threshold: the largest one; merging goes so far. None: fragments only.
         supervoxels: gives the fragments of a box, zyx int64, in place of the watershed's.
     """
 
     tree: BoxTree
+    space: Vec
     read: Callable[[Box], NDArray[np.uint8]]
     load: Load
     low: int
     high: int
-    threshold: Fraction
+    threshold: Fraction | None = None
     supervoxels: Callable[[Box], NDArray[np.int64]] | None = None
 
     @property
@@ -69,6 +73,8 @@ class Exact:
         for level in range(self.top - 1, -1, -1):
             yield self._stage(f"names-{level}", level, lambda i, k=level: self.names(k, i), (last,))
             last = f"names-{level}"
+        if self.threshold is None:
+            return
         until = {"threshold": str(self.threshold)}
         yield self._stage("merge-0", 0, self.merge, (last,), until)
         for level in range(1, tree.levels):
@@ -92,36 +98,41 @@ class Exact:
 
     def fragments(self, block: int) -> Table:
         """Cut a block; keep its labels, what they refer to, and its last planes."""
-        core, size = self.tree.box(0, block), self.tree.bounds.shape
+        core = self.tree.box(0, block)
         if self.supervoxels is not None:
             found = _given(self.supervoxels(core))
         else:
             around = core.grow(2).intersect(self.tree.bounds)
-            found = fragments.parts(self.read(around), self.low, self.high, core, around.start, size)
+            found = fragments.parts(self.read(around), self.low, self.high, core, around.start, self.space)
         labels = found["labels"]
         return {**found, **{f"last-{axis}": np.take(labels, -1, axis) for axis in range(3)}}
 
     def join(self, level: int, node: int) -> Table:
         """Settle what the children of a node asked each other."""
         below = "fragments" if level == 1 else f"join-{level - 1}"
-        children = [self.load(below, i) for i in self.tree.children(level, node)]
-        return fragments.join(children, self.tree.box(level, node), self.tree.bounds.shape)
+        asked = ("refs" if level == 1 else "asked", "exits", "pairs", "faces")
+        children = [self.load(below, i, *asked) for i in self.tree.children(level, node)]
+        return fragments.join(children, self.tree.box(level, node), self.space)
 
     def names(self, level: int, node: int) -> Table:
         """Give the fragments that a node's refs (level 0: a block's labels) stand for."""
         if level:
-            mine = self.load(f"join-{level}", node)
+            mine = self.load(f"join-{level}", node, "known", "means")
             refs = mine["means"]
         else:
-            refs = self.load("fragments", node)["refs"]
+            refs = self.load("fragments", node, "refs")["refs"]
         stage = f"names-{level + 1}" if level + 1 < self.top else f"join-{self.top}"
-        above = self.load(stage, self.tree.parent(level, node))
+        above = self.load(stage, self.tree.parent(level, node), "known", "means")
         found = {"means": fragments.settle(refs, above["known"], above["means"])}
         return {**found, "known": mine["known"]} if level else found
 
     def named(self, block: int) -> NDArray[np.int64]:
         """Give the fragment of each label of a block."""
-        return self.load("names-0", block)["means"] if self.top else self.load("fragments", block)["refs"]
+        return self.load("names-0", block)["means"] if self.top else self.load("fragments", block, "refs")["refs"]
+
+    def labels(self, block: int) -> NDArray[np.uint32]:
+        """Give the labels of a block."""
+        return self.load("fragments", block, "labels")["labels"]
 
     # -- agglomeration ----------------------------------------------------------------------
 
@@ -134,9 +145,9 @@ class Exact:
                 planes.append(None)
             else:
                 lut = np.concatenate([np.zeros(1, np.int64), self.named(other)])
-                planes.append(lut[self.load("fragments", other)[f"last-{axis}"]])
+                planes.append(lut[self.load("fragments", other, f"last-{axis}")[f"last-{axis}"]])
         goes_on = [b < n for b, n in zip(core.stop, self.tree.bounds.stop)]
-        labels = self.load("fragments", block)["labels"]
+        labels = self.labels(block)
         return subgraphs.of_block(
             labels, self.named(block), planes, self.read(core), goes_on, self.threshold
         )
@@ -144,7 +155,7 @@ class Exact:
     def merge_up(self, level: int, node: int) -> Table:
         """Join the graphs of a node's children, and merge further."""
         children = self.tree.children(level, node)
-        parts = [self.load(f"merge-{level - 1}", i) for i in children]
+        parts = [self.load(f"merge-{level - 1}", i, "ids", "live", "sides", "edges") for i in children]
         return subgraphs.of_parts(parts, [self.tree.met(level - 1, i) for i in children], self.threshold)
 
     def segments(self, threshold: Fraction, level: int, node: int) -> Table:
@@ -153,18 +164,21 @@ class Exact:
         if level < self.top:
             found = self.load(f"segments-{label(threshold)}-{level + 1}", self.tree.parent(level, node))
             above = (found["ids"], found["segments"])
-        part = self.load(f"merge-{level}", node)
+        part = self.load(f"merge-{level}", node, "ids", "to", "merges", "live")
         result = subgraphs.segments(part, threshold, above)
         if level:
             return {"ids": part["ids"], "segments": result}
         names = self.named(node)
         return {"segments": result[np.searchsorted(part["ids"], names)]}
 
-    def segmented(self, threshold: Fraction, block: int) -> NDArray[np.uint64]:
-        """Give the segmentation of a block, zyx."""
-        found = self.load(f"segments-{label(threshold)}-0", block)["segments"]
+    def segmented(self, threshold: Fraction | None, block: int) -> NDArray[np.uint64]:
+        """Give the segmentation of a block at a threshold, or its fragments; zyx."""
+        if threshold is None:
+            found = self.named(block)
+        else:
+            found = self.load(f"segments-{label(threshold)}-0", block)["segments"]
         lut = np.concatenate([np.zeros(1, np.uint64), found.astype(np.uint64)])
-        return lut[self.load("fragments", block)["labels"]]
+        return lut[self.labels(block)]
 
 
 @dataclass(frozen=True)
@@ -200,3 +214,66 @@ def _given(ids: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         labels += 1
     nothing = {"exits": (0, 4), "pairs": (0, 2), "faces": (0, 2)}
     return {"labels": labels, "refs": found, **{k: np.zeros(s, np.int64) for k, s in nothing.items()}}
+
+
+TILE = (64, 256, 256)  # voxels, zyx: blocks in memory; the answer does not depend on it
+
+
+def segment(
+    affs: NDArray[np.uint8],
+    low: int,
+    high: int,
+    threshold: Fraction | None,
+    *,
+    place: Box | None = None,
+    space: Sequence[int] | None = None,
+    supervoxels: NDArray[np.int64] | None = None,
+    tile: Sequence[int] | None = None,
+    threads: int | None = None,
+) -> NDArray[np.uint64]:
+    """Segment affinities in memory, in tiles that threads work on.
+
+    Args:
+        affs: uint8 (3, z, y, x), channel 0, 1, 2 on z, y, x.
+        low, high: limits of the watershed on the scale 0 ... 255.
+        threshold: merge while 1 - mean affinity is below it; None: fragments only.
+        place: the box of the array in the volume, whose first voxel is 0 0 0; default: all of it.
+        space: shape of the volume, zyx; default: the array's.
+        supervoxels: fragments made elsewhere, zyx, ids from 1, 0 background.
+        tile: size of the tiles, voxels zyx; default: TILE, one for all where there are supervoxels,
+            whose pieces may lie anywhere.
+        threads: default: one a core.
+
+    Returns:
+        zyx uint64: each segment has the id of its smallest fragment, 0 is background.
+    """
+    keep_memory()
+    box = place or Box((0, 0, 0), vec(affs.shape[1:]))
+    size = tile or (box.shape if supervoxels is not None else TILE)
+    results: dict[tuple[str, int], Table] = {}
+
+    def read(wanted: Box) -> NDArray[np.uint8]:
+        return np.ascontiguousarray(affs[(slice(None), *wanted.slices(box.start))])
+
+    def given(wanted: Box) -> NDArray[np.int64]:
+        return supervoxels[wanted.slices(box.start)]  # type: ignore[index]
+
+    def load(stage: str, block: int, *names: str) -> Table:
+        return results[stage, block]
+
+    work = Exact(
+        BoxTree(box, vec(size)), vec(space or box.stop), read, load, low, high, threshold,
+        given if supervoxels is not None else None,
+    )  # fmt: skip
+    out = np.empty(box.shape, np.uint64)
+    with ThreadPoolExecutor(threads or cores()) as pool:
+        for stage in [*work.stages(), *(work.cut(threshold) if threshold is not None else ())]:
+            for block, found in enumerate(pool.map(stage.run, range(stage.count))):
+                results[stage.name, block] = found or {}
+
+        def write(block: int) -> None:
+            part = work.tree.box(0, block)
+            out[part.slices(box.start)] = work.segmented(threshold, block)
+
+        list(pool.map(write, range(work.tree.count(0))))
+    return out

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from segflow.compiled import njit
 from segflow.errors import ChunkError
+from segflow.segmentation.unions import find, united
 
 Nodes = NDArray[np.int64]
 
@@ -140,37 +141,6 @@ def make_pool(table: Table, links: Links, collisions: str = "report") -> tuple[N
     return pool, guards
 
 
-def united(count: int, first: Nodes, second: Nodes) -> Nodes:
-    """Give for each of ``count`` nodes the smallest that it is connected with.
-
-    >>> united(4, np.array([3]), np.array([1])).tolist()
-    [0, 1, 2, 1]
-    """
-    return _united(count, np.asarray(first, np.int64), np.asarray(second, np.int64))  # type: ignore[no-any-return]
-
-
-@njit()
-def _find(parent: Any, node: int) -> int:
-    while parent[node] != node:
-        parent[node] = parent[parent[node]]
-        node = parent[node]
-    return node
-
-
-@njit()
-def _united(count: int, first: Any, second: Any) -> Any:
-    parent = np.arange(count)
-    for i in range(first.size):
-        a, b = _find(parent, first[i]), _find(parent, second[i])
-        if a < b:
-            parent[b] = a
-        else:
-            parent[a] = b
-    for node in range(count):
-        parent[node] = parent[parent[node]]  # the parent is smaller, so it is done
-    return parent
-
-
 def _doubled(root: Nodes, block: Nodes) -> NDArray[np.bool_]:
     """Tell which nodes share their object with another label of their block."""
     order = np.lexsort((block, root))
@@ -210,7 +180,7 @@ def _apart(block: Any, blocks: int, first: Any, second: Any) -> Any:
     used = _refill(table, parent, block, blocks)
     made = np.zeros(first.size, np.bool_)
     for i in range(first.size):
-        a, b = _find(parent, first[i]), _find(parent, second[i])
+        a, b = find(parent, first[i]), find(parent, second[i])
         if a == b:
             made[i] = True
             continue
@@ -251,7 +221,7 @@ def _slot(table: Any, key: Any) -> Any:
 def _refill(table: Any, parent: Any, block: Any, blocks: int) -> int:
     table[:] = 0
     for node in range(block.size):
-        key = _find(parent, node) * blocks + block[node] + 1
+        key = find(parent, node) * blocks + block[node] + 1
         table[_slot(table, key)] = key
     return block.size
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from segflow.compiled import keep_memory
 from segflow.errors import ModelError, UsageError, did_you_mean
 from segflow.geometry import Vec
 from segflow.inference.patches import Patch
@@ -121,7 +122,7 @@ class PyTorch:
         self.files, self.offsets = files or {}, offsets
         self.pre_process, self.post_process, self.wants_list = pre_process, post_process, False
         if self.place.type == "cpu":
-            precision.keep_memory()
+            keep_memory()
         self.layout = torch.channels_last_3d
         self.dtype = "float32"
         self.net = net.eval().to(self.place)
@@ -218,8 +219,6 @@ class PyTorch:
 
     def rest(self) -> None:
         """Give memory that was kept between patches back, once a chunk is done."""
-        from segflow.inference.precision import keep_memory
-
         library = keep_memory() if self.place.type == "cpu" else None
         if library is not None:
             library.malloc_trim(0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import json
 import logging
@@ -10,7 +9,6 @@ import os
 import platform
 import time
 from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,19 +131,3 @@ def _keep(path: Path, value: dict[str, Any]) -> None:
         os.replace(beside, path)
     except OSError as error:
         log.debug("the choice of precision is not kept: %s", error)
-
-
-@cache
-def keep_memory() -> ctypes.CDLL | None:
-    """Let glibc keep freed memory; give the library whose ``malloc_trim`` gives it back.
-
-    Activations of hundreds of MB are otherwise mapped, zeroed and unmapped in every layer, a third
-    of the time of a forward on a CPU. Without glibc this does nothing.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return None
-    library = ctypes.CDLL(None)
-    threshold, trim = -3, -1  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
-    library.mallopt(threshold, 1 << 30)
-    library.mallopt(trim, (1 << 31) - 1)
-    return library

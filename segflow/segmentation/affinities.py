@@ -1,8 +1,10 @@
-"""Affinities as waterz wants them: checked, z, y, x, float32, C-ordered."""
+"""Affinities as the engines want them: checked, z, y, x, in C order; limits and thresholds in exact numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
+from math import ceil, floor
 from typing import Any
 
 import numpy as np
@@ -37,6 +39,37 @@ def check_limits(low: float, high: float) -> None:
     """Raise UsageError unless the affinity limits of the watershed are in order."""
     if not low < high:
         raise UsageError(f"the low affinity threshold ({low:g}) must be smaller than the high one ({high:g})")
+
+
+def byte_limits(low: float, high: float) -> tuple[int, int]:
+    """Give the limits of the watershed for affinities q / 255, exactly.
+
+    Returns:
+        the largest q that is not above ``low`` and the smallest that is not below ``high`` (256: none).
+
+    Raises:
+        UsageError: the low limit is not smaller than the high one.
+
+    >>> byte_limits(0.0001, 0.9999), byte_limits(0.1, 0.98)
+    ((0, 255), (25, 250))
+    """
+    check_limits(low, high)
+    return floor(as_fraction(low) * 255), min(256, ceil(as_fraction(high) * 255))
+
+
+def as_fraction(number: float | str | Fraction) -> Fraction:
+    """Give the fraction that a number on the command line means: 0.7 is 7/10.
+
+    Raises:
+        UsageError: it is none.
+
+    >>> as_fraction(0.7)
+    Fraction(7, 10)
+    """
+    try:
+        return Fraction(str(number)).limit_denominator(10**9)
+    except ValueError:
+        raise UsageError(f"'{number}' is no number; write it as 0.7") from None
 
 
 def nearest(chunk: Chunk) -> NDArray[np.float32]:

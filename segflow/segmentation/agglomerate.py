@@ -1,10 +1,11 @@
-"""Affinities to segments: waterz's watershed and agglomeration."""
+"""Affinities to segments: the exact engine, and waterz's."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from segflow.chunk import Chunk, own
 from segflow.errors import ChunkError, UsageError, did_you_mean
-from segflow.segmentation.affinities import check_limits, nearest
+from segflow.segmentation.affinities import as_fraction, byte_limits, check_limits, nearest, nearest_bytes
 from segflow.segmentation.quiet import muted
 
 MEAN = "OneMinus<MeanAffinity<RegionGraphType, ScoreValue>>"
@@ -54,19 +55,24 @@ def scoring(name: str) -> str:
 
 def agglomerate(
     affinities: Chunk | NDArray[Any],
-    threshold: float = 0.7,
+    threshold: float | Fraction = 0.7,
     *,
     aff_threshold_low: float = 0.0001,
     aff_threshold_high: float = 0.9999,
     scoring_function: str = MEAN,
     fragments: Chunk | NDArray[Any] | None = None,
+    engine: str | None = None,
 ) -> Chunk:
     """Merge the fragments of a watershed while their score is below a threshold.
 
     By default the score of two neighbours is 1 - the mean affinity between them, so a larger
-    threshold merges more. The same input gives the same output. Measured on real affinities:
-    beside its input it needs 18 bytes a voxel at its peak (8 of them are the result), and 12 more
-    where the affinities are not z, y, x float32 in C order already (``affinities.nearest``).
+    threshold merges more. The same input gives the same output.
+
+    The exact engine works on affinities rounded once to round(255 a), and compares in integers; its
+    answer is that of ``segment-volume``, whatever the blocks, and fragments have the ids of their
+    places in the volume (``chunk.source``). waterz knows more scores; beside its input it needs 18
+    bytes a voxel at its peak (8 of them are the result), and 12 more where the affinities are not z,
+    y, x float32 in C order already (``affinities.nearest``).
 
     Args:
         affinities: czyx; float in [0, 1], or uint8 (value / 255). Channels are picked by the
@@ -76,13 +82,15 @@ def agglomerate(
         aff_threshold_high: affinities at or above it always join.
         scoring_function: a key of ``SCORES`` or waterz's type.
         fragments: zyx labels to start from (0 is left out) in place of the watershed; not changed.
+        engine: exact or waterz; default: exact for the mean, else waterz.
 
     Returns:
-        A zyx uint64 segmentation at the same place. A segment has the id of one of its fragments.
+        A zyx uint64 segmentation at the same place. A segment has the id of one of its fragments: the
+        smallest, with the exact engine.
 
     Raises:
         ChunkError: affinities or fragments of the wrong shape, dtype or range.
-        UsageError: thresholds out of order, or an unknown scoring function.
+        UsageError: thresholds out of order, an unknown scoring function, or one the engine lacks.
 
     Watershed: Zlateski and Seung, arXiv 1505.00249. Agglomeration: Funke et al., TPAMI 2019.
 
@@ -97,12 +105,51 @@ def agglomerate(
         raise UsageError(f"the threshold of agglomeration is a number in [0, 1], not {threshold}")
     if fragments is None:
         check_limits(aff_threshold_low, aff_threshold_high)
-        labels, ids = None, None
-    else:
-        labels, ids = _own_fragments(fragments, chunk.shape[-3:])
-    merged = run_waterz(nearest(chunk), threshold, labels, aff_threshold_low, aff_threshold_high, score)
+    if choose_engine(engine, score) == "exact":
+        labels = None if fragments is None else exact_fragments(fragments, chunk.shape[-3:])
+        merged = run_exact(chunk, aff_threshold_low, aff_threshold_high, as_fraction(threshold), labels)
+        return chunk.with_array(merged, layer_type="segmentation", offsets=None)
+    own_labels, ids = (None, None) if fragments is None else _own_fragments(fragments, chunk.shape[-3:])
+    merged = run_waterz(
+        nearest(chunk), float(threshold), own_labels, aff_threshold_low, aff_threshold_high, score
+    )
     segments = merged if ids is None else ids[merged]
     return chunk.with_array(segments, layer_type="segmentation", offsets=None)
+
+
+def choose_engine(engine: str | None, scoring_function: str) -> str:
+    """Give the engine that is wanted, else exact for the mean and waterz for other scores.
+
+    Raises:
+        UsageError: the exact engine is wanted for another score.
+    """
+    mean = scoring(scoring_function) == MEAN
+    if engine == "exact" and not mean:
+        raise UsageError(
+            "the exact engine merges by the mean affinity; give --engine waterz for other scoring functions"
+        )
+    return engine or ("exact" if mean else "waterz")
+
+
+def run_exact(
+    chunk: Chunk,
+    low: float,
+    high: float,
+    threshold: Fraction | None,
+    fragments: NDArray[np.int64] | None = None,
+) -> NDArray[np.uint64]:
+    """Call the exact engine on a chunk, at its place in the volume that it came from."""
+    from segflow.blocks.exact import segment
+
+    low_byte, high_byte = byte_limits(low, high)
+    space = chunk.source.get("bounds")
+    if space is None or not space.contains(chunk.bbox):
+        space = chunk.bbox
+    place = chunk.bbox.shift([-v for v in space.start])
+    return segment(
+        nearest_bytes(chunk), low_byte, high_byte, threshold,
+        place=place, space=space.shape, supervoxels=fragments,
+    )  # fmt: skip
 
 
 def run_waterz(
@@ -136,6 +183,21 @@ def check_fragments(shape: Sequence[int], dtype: Any, wanted: Sequence[int]) -> 
         raise ChunkError(f"the fragments have the shape {tuple(shape)}, but the affinities {tuple(wanted)}")
     if np.dtype(dtype).kind not in "ui":
         raise ChunkError(f"fragments are integer labels, not {np.dtype(dtype)}")
+
+
+def exact_fragments(fragments: Chunk | NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.int64]:
+    """Give fragments made elsewhere as the exact engine wants them.
+
+    Raises:
+        ChunkError: wrong shape or dtype, negative labels, or ids of 2^61 and more.
+    """
+    array = fragments.array if isinstance(fragments, Chunk) else np.asarray(fragments)
+    check_fragments(array.shape, array.dtype, shape)
+    if array.dtype.kind == "i" and array.min() < 0:
+        raise ChunkError("the fragments hold negative labels")
+    if array.max() >= 1 << 61:
+        raise ChunkError(f"the fragments hold the label {array.max()}; the largest possible is 2^61 - 1")
+    return array.astype(np.int64)
 
 
 def _own_fragments(

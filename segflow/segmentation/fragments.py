@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from segflow.compiled import njit
 from segflow.errors import VolumeError
 from segflow.geometry import Box
+from segflow.segmentation.unions import find, united
 
 OPEN, OUTSIDE, KIND = 1 << 61, 1 << 62, 3 << 61  # marks of refs that are not ids yet
 
@@ -59,15 +60,7 @@ def heights(affs: NDArray[Any], low: int, high: int) -> NDArray[Any]:
     return result
 
 
-@njit(inline="always")
-def _find(parent: NDArray[Any], at: int) -> int:
-    while parent[at] != at:
-        parent[at] = parent[parent[at]]
-        at = parent[at]
-    return at
-
-
-@njit(inline="always")
+@njit()
 def _better(height: NDArray[Any], new: int, old: int) -> bool:
     """Whether the exit to voxel ``new`` comes before that to ``old`` (-1: none)."""
     if old < 0:
@@ -109,7 +102,7 @@ def flow(
                             if _better(flat, other, exit):
                                 exit = other
                         elif flat[other] == mine and place[axis] > start[axis]:
-                            there = _find(parent, other)
+                            there = find(parent, other)
                             if there != root:
                                 first, last = min(there, root), max(there, root)
                                 parent[last] = first
@@ -131,7 +124,7 @@ def flow(
                     best[root] = exit
 
 
-@njit(inline="always")
+@njit()
 def _global(at: int, shape: Any, origin: NDArray[Any], size: NDArray[Any]) -> int:
     """Give the index in the volume of the voxel ``at`` of an array that begins at ``origin``."""
     _, ny, nx = shape
@@ -180,7 +173,7 @@ def _crossings(
     return inner[:pairs], outer[:pairs], wanted[:faces]
 
 
-@njit(inline="always")
+@njit()
 def _ref(
     at: int, inside: bool, opened: bool, shape: Any, origin: NDArray[Any], size: NDArray[Any]
 ) -> int:
@@ -190,7 +183,7 @@ def _ref(
     return where | OPEN if opened else where + 1
 
 
-@njit(inline="always")
+@njit()
 def _within(at: int, shape: Any, start: NDArray[Any], stop: NDArray[Any]) -> bool:
     _, ny, nx = shape
     rest, x = at // nx, at % nx
@@ -213,7 +206,7 @@ def _parts(
     inner, outer, wanted = _crossings(affs, height, high, start, stop)
     opened = np.zeros(flat.size, np.bool_)
     for i in range(inner.size):
-        inner[i] = _find(parent, inner[i])
+        inner[i] = find(parent, inner[i])
         opened[inner[i]] = True
     for at in range(flat.size):
         if parent[at] == at and best[at] >= 0 and not opened[at]:
@@ -228,19 +221,18 @@ def _parts(
         exits[i, 0] = _ref(roots[i], True, True, shape, origin, size)
         to = best[roots[i]]
         if to >= 0:
-            end = _find(parent, to)
+            end = find(parent, to)
             exits[i, 1] = flat[to]
             exits[i, 2] = _global(to, shape, origin, size)
             exits[i, 3] = _ref(end, _within(end, shape, start, stop), opened[end], shape, origin, size)
     faces = np.empty((wanted.size, 2), np.int64)
     for i in range(wanted.size):
-        end = _find(parent, wanted[i])
+        end = find(parent, wanted[i])
         faces[i, 0] = _global(wanted[i], shape, origin, size)
         faces[i, 1] = _ref(end, _within(end, shape, start, stop), opened[end], shape, origin, size)
     labels = np.zeros((stop[0] - start[0], stop[1] - start[1], stop[2] - start[2]), np.uint32)
     number = best  # from here on, the label of an end
     number[:] = 0
-    refs = np.empty(1024, np.int64)
     count = 0
     _, ny, nx = shape
     for z in range(start[0], stop[0]):
@@ -249,18 +241,17 @@ def _parts(
                 at = (z * ny + y) * nx + x
                 if flat[at] == 0:
                     continue
-                end = _find(parent, at)
+                end = find(parent, at)
                 if number[end] == 0:
-                    if count == refs.size:
-                        more = np.empty(2 * count, np.int64)
-                        more[:count] = refs
-                        refs = more
-                    inside = _within(end, shape, start, stop)
-                    refs[count] = _ref(end, inside, opened[end], shape, origin, size)
                     count += 1
                     number[end] = count
                 labels[z - start[0], y - start[1], x - start[2]] = number[end]
-    return labels, refs[:count], exits, pairs, faces
+    refs = np.empty(count, np.int64)
+    for at in range(flat.size):
+        if number[at] > 0:
+            inside = _within(at, shape, start, stop)
+            refs[number[at] - 1] = _ref(at, inside, opened[at], shape, origin, size)
+    return labels, refs, exits, pairs, faces
 
 
 def parts(
@@ -371,19 +362,9 @@ def join(
 
 def _groups(plateaus: NDArray[Any], pairs: NDArray[Any], faces: NDArray[Any]) -> NDArray[Any]:
     """Give for each open plateau the place of the first of those it is one plateau with."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    count = len(plateaus)
-    if count == 0:
-        return np.zeros(0, np.int64)
     one = _look_up(plateaus, pairs[:, 0])
     two = _look_up(plateaus, faces[_look_up(faces[:, 0], pairs[:, 1]), 1])
-    graph = coo_array((np.ones(len(one), bool), (one, two)), shape=(count, count))
-    _, component = connected_components(graph, directed=False)
-    first = np.full(component.max() + 1, count)
-    np.minimum.at(first, component, np.arange(count))
-    return first[component]
+    return united(len(plateaus), one, two)
 
 
 def _chosen(group: NDArray[Any], exits: NDArray[Any]) -> NDArray[Any]:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from segflow.compiled import njit
 from segflow.errors import ChunkError
 from segflow.segmentation.regions import pair, slot_of
+from segflow.segmentation.unions import find
 
 _NONE = np.uint64(0xFFFFFFFF)
 
@@ -71,14 +72,6 @@ def _sift_down(heap: NDArray[Any], at: int, size: int) -> None:
         heap[at, 0], heap[at, 1] = heap[child, 0], heap[child, 1]
         at = child
     heap[at, 0], heap[at, 1] = hi, lo
-
-
-@njit()
-def _root(parent: NDArray[Any], node: int) -> int:
-    while parent[node] != node:
-        parent[node] = parent[parent[node]]
-        node = parent[node]
-    return node
 
 
 @njit()
@@ -206,7 +199,7 @@ def _merge(
                     table[at], value[at] = key, i
                     used += 1
     for i in range(nodes):
-        parent[i] = _root(parent, i)
+        parent[i] = find(parent, i)
     return parent, alive, key_of, done[:merged]
 
 

@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segflow.geometry import HIGH_SIDES, LOW_SIDES
 from segflow.segmentation.merging import Merged, above_all, merge
 from segflow.segmentation.regions import contacts
+from segflow.segmentation.unions import united
 
 Table = Mapping[str, NDArray[Any]]
-LOW_SIDES, HIGH_SIDES = (1, 2, 4), (8, 16, 32)  # bits of the sides z, y, x
 
 
 def of_block(
@@ -131,19 +132,9 @@ def segments(
         threshold: merges whose score is not below it are left out.
         above: sorted ids and their segments, of the part that this one is in; None for the volume.
     """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
     ids, to, merges = part["ids"], part["to"], part["merges"]
     kept = merges[above_all(merges[:, 2], merges[:, 3], (1 - threshold) * 255)]
-    if len(kept) == len(merges):
-        first = to
-    else:
-        graph = coo_array((np.ones(len(kept), bool), (kept[:, 0], kept[:, 1])), shape=(len(ids),) * 2)
-        _, component = connected_components(graph, directed=False)
-        least = np.full(len(ids), len(ids))
-        np.minimum.at(least, component, np.arange(len(ids)))
-        first = least[component]
+    first = to if len(kept) == len(merges) else united(len(ids), kept[:, 0], kept[:, 1])
     if above is None:
         return ids[first]
     whole = np.ones(len(ids), bool)  # segments that this threshold leaves whole may have grown since
