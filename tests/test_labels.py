@@ -687,3 +687,116 @@ def test_outputs_that_disagree_are_refused(folder: Path, tmp_path: Path) -> None
     other = there(Chunk(np.zeros((20, 256, 300), np.uint32), voxel_size=(30, 8, 8)), "other")
     with pytest.raises(VolumeError, match="has voxels of 30 8 8 nm, the blocks of 30 6 6"):
         merged(folder, other)
+
+
+# -- the command line -----------------------------------------------------------------------------
+
+
+def test_split_segment_elsewhere_merge(segflow: Any, tmp_path: Path, ac4: Any) -> None:
+    """The user's way: split, a network of one's own rewrites each file, merge-blocks --labels."""
+    image = tmp_path / "labels.h5"
+    write_h5(str(image), Chunk(ac4, (5, 0, 0), (30, 6, 6), "image"))
+    place = tmp_path / "blocks"
+    segflow("split", "-f", image, "--block-size", 20, 120, 130, "--overlap", 0, 16, 16, "--output-dir", place)
+    for path in sorted(place.glob("*.h5")):
+        with h5py.File(path, "r+") as file:
+            part = components(file["main"][()])
+            del file["main"]
+            file["main"] = part.astype(np.uint64)
+    result = segflow(
+        "merge-blocks", "--input-dir", place, "--labels", "--rule", "either", "-v", tmp_path / "seg"
+    )
+    assert "longest chain" in result.err
+    found = open_volume(str(tmp_path / "seg")).read()
+    assert (found.bbox.start, found.voxel_size, found.dtype) == ((5, 0, 0), (30.0, 6.0, 6.0), np.uint32)
+    wanted = cc3d.connected_components(ac4, connectivity=6)
+    split, merge = voi(found.array, wanted)
+    assert split < 0.03
+    assert merge == 0
+    assert "segflow_provenance" in {p.name for p in (tmp_path / "seg").iterdir()}
+    # in steps, and in memory along the chain
+    words = ("merge-blocks", "--input-dir", place, "--labels")
+    rule = ("--rule", "either")
+    segflow(*words, *rule, "--stage", "pool", "-f", tmp_path / "seg.h5")
+    assert not (tmp_path / "seg.h5").exists()
+    segflow(*words, "--stage", "apply", "-f", tmp_path / "seg.h5")
+    assert (read_h5(str(tmp_path / "seg.h5")).array == found.array).all()
+    segflow(*words, *rule, "write-npy", "-f", tmp_path / "seg.npy")
+    assert (np.load(tmp_path / "seg.npy") == found.array).all()
+    strict = segflow(*words, *rule, "--collisions", "refuse", "-f", tmp_path / "strict.h5")
+    assert "links refused" in strict.err
+    assert int(read_h5(str(tmp_path / "strict.h5")).array.max()) > int(found.array.max())
+
+
+def test_labels_in_a_stream(segflow: Any, tmp_path: Path) -> None:
+    words = (
+        "read-h5", "-f", DATA / "gala.h5", "-d", "/volumes/labels/watershed", "split", "-i", "chunk",
+        "--block-size", 50, 60, 110, "--overlap", 0, 16, 16, "connected-components", "merge-blocks",
+    )  # fmt: skip
+    segflow(*words, "write-h5", "-f", tmp_path / "a.h5")
+    segflow(*words, "--labels", "--rule", "either", "-f", tmp_path / "b.h5")
+    segflow(*words, "--labels", "--rule", "none", "-v", tmp_path / "c")
+    one, two = read_h5(str(tmp_path / "a.h5")).array, read_h5(str(tmp_path / "b.h5")).array
+    none = open_volume(str(tmp_path / "c")).read().array
+    with h5py.File(DATA / "gala.h5") as file:
+        wanted = cc3d.connected_components(file["volumes/labels/watershed"][()], connectivity=6)
+    assert voi(two, wanted) < (0.02, 1e-9)
+    assert voi(one, wanted)[0] < 0.05
+    assert voi(none, wanted)[0] > 0.2
+
+
+@pytest.mark.parametrize(
+    ("words", "part", "code"),
+    [
+        (["-f", "a.h5"], "the blocks hold labels (uint32)", 2),
+        (["-f", "a.h5", "--rule", "iou"], "--rule is for labels; say --labels", 2),
+        (["-f", "a.h5", "--labels", "--blend"], "labels cannot be blended", 2),
+        (["-f", "a.h5", "--labels", "--min-iou", 0.5], "--min-iou is not used by --rule mutual", 2),
+        (["-f", "a.h5", "--labels", "--margin", 2], "leaves nothing of an overlap of 4 voxels along z", 2),
+        (["--labels", "--stage", "pool"], "needs an output: --file-name or --volume-path (or --work-dir)", 2),
+        (["--labels", "--stale", "redo"], "--stale needs an output", 2),
+        (["-f", "a.h5", "--labels", "--stage", "apply"], "there is no ID pool in", 1),
+        (
+            ["-f", "a.h5", "--labels", "--dtype", "float32"],
+            "labels are integers, and the output is float32",
+            1,
+        ),
+        (["-v", "s3://no/seg", "--labels"], "name a local folder for the work with --work-dir", 2),
+    ],
+)
+def test_lines_that_cannot_work(
+    words: list[Any], part: str, code: int, segflow: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    result = segflow("merge-blocks", "--input-dir", folder, *words, code=code)
+    assert part in result.last
+    assert result.last.startswith("segflow merge-blocks: ")
+    assert not (folder.parent / "a.h5").exists()
+
+
+def test_bad_block_files_are_told(segflow: Any, folder: Path, tmp_path: Path) -> None:
+    def last(*words: Any, code: int = 2) -> str:
+        line = ("merge-blocks", "--input-dir", folder, "--labels", "-v", tmp_path / "seg", *words)
+        return str(segflow(*line, code=code).last)
+
+    first = folder / "chunk_z00_y00_x00.h5"
+    kept = first.read_bytes()
+    first.unlink()
+    assert "blocks are missing in" in last()
+    first.write_bytes(kept[:2000])
+    assert "chunk_z00_y00_x00.h5" in last()
+    good = folder / "chunk_z00_y00_x01.h5"
+    chunk = read_h5(str(good))
+    first.write_bytes(kept)
+    (folder / "chunk_z00_y00_x0.h5").write_bytes(kept)
+    assert "the same block" in last()
+    (folder / "chunk_z00_y00_x0.h5").unlink()
+    mine = read_h5(str(first))
+    write_h5(str(first), mine.with_array(mine.array.astype(np.float32)))
+    assert "chunk_z00_y00_x00.h5 holds float32; labels are integers" in last()
+    write_h5(str(first), mine, voxel_size=(30, 8, 8))
+    assert "differ in voxel size" in last()
+    write_h5(str(first), mine.with_array(mine.array.astype(np.int32) - 1))
+    assert "negative labels" in last(code=1)
+    assert chunk.array.any()
+    assert not (tmp_path / "seg").exists()

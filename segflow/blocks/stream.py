@@ -5,9 +5,9 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from segflow.blocks.folder import Folder
 from segflow.blocks.join import Joined
 from segflow.chunk import Chunk
 from segflow.errors import ChunkError
+
+if TYPE_CHECKING:
+    from segflow.blocks.overlap import Matching
 
 
 @dataclass
@@ -95,13 +98,21 @@ class Gathered:
         """Note that a block was passed over: it is zeros."""
         self.empty.add(index)
 
-    def joined(self, blend: bool = False) -> Source:
+    def joined(
+        self, blend: bool = False, *, matching: Matching | None = None, dtype: str | None = None
+    ) -> Source:
         """Give what the blocks make together.
 
         Labels are matched where blocks overlap (segflow.blocks.labels), so that an object has one id.
 
+        Args:
+            blend: sum the blocks with weights instead of cropping them.
+            matching: the blocks are labels, matched so; None: segmentations are, by the default.
+            dtype: of joined labels; default: what holds them.
+
         Raises:
             ChunkError: blocks are missing or differ. VolumeError: neighbours do not meet.
+            UsageError: blocks of labels that do not overlap.
         """
         count = len(self.blocks)
         missing = [i for i in range(count) if i not in self.pieces and i not in self.empty]
@@ -110,10 +121,12 @@ class Gathered:
                 ", ..." if len(missing) > 5 else ""
             )
             raise ChunkError(f"{len(missing)} of {count} blocks never came to merge-blocks: {names}")
-        joined = Joined(self.blocks, self.pieces, blend=blend)
-        if joined.info.layer_type == "segmentation":
-            return _labels(joined, self.pieces)
-        return joined
+        kinds = {piece.info.layer_type for piece in self.pieces.values()}
+        if matching is None and (kinds != {"segmentation"} or count == 1):
+            return Joined(self.blocks, self.pieces, blend=blend)
+        from segflow.blocks.labels import joined_labels
+
+        return joined_labels(self.blocks, self.pieces, matching, dtype=dtype)
 
 
 def spill_beside(target: str | None) -> Path | None:
@@ -123,12 +136,3 @@ def spill_beside(target: str | None) -> Path | None:
     folder = Path(target.rpartition("://")[2]).expanduser().absolute().parent
     local = "://" not in target or target.rpartition("://")[0].endswith(("file", "zarr", "precomputed"))
     return folder if local and folder.is_dir() else Path(tempfile.gettempdir())
-
-
-def _labels(joined: Joined, pieces: Mapping[int, Source]) -> Source:
-    from segflow.blocks.labels import join
-
-    if len(joined.blocks) == 1:
-        return joined
-    chunks = [piece.chunk for piece in pieces.values() if isinstance(piece, Held)]
-    return Held(join(chunks, blocks=joined.held))
