@@ -431,7 +431,7 @@ def test_rules_on_real_affinities_rank_as_measured(gala: Any) -> None:
         assert scores[name][0] < 0.015
         assert scores[name][1] < 0.002
     assert scores["none"][0] > 0.4
-    assert scores["kneuronseg"][1] > 0.008 > 4 * scores["either"][1]  # where to count matters
+    assert scores["kneuronseg"][1] > max(0.008, 3 * scores["either"][1])  # where to count matters
     assert scores["either"][0] < scores["mutual"][0]
     whole = voi(join(chunks, Matching("either", count_in="overlap", neighbours="all")).array, one)
     assert whole[1] > scores["either"][1]
@@ -758,8 +758,8 @@ def test_labels_in_a_stream(segflow: Any, tmp_path: Path) -> None:
         (["-f", "a.h5", "--labels", "--stage", "apply"], "there is no ID pool in", 1),
         (
             ["-f", "a.h5", "--labels", "--dtype", "float32"],
-            "labels are integers, and the output is float32",
-            1,
+            "labels are integers; --dtype float32 holds none",
+            2,
         ),
         (["-v", "s3://no/seg", "--labels"], "name a local folder for the work with --work-dir", 2),
     ],
