@@ -12,9 +12,8 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, fields
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,93 +24,18 @@ from segflow.blocks.disk import whole
 from segflow.blocks.join import Joined
 from segflow.blocks.labels import Arrays, Segments, aligned, count_block, match, relabelled
 from segflow.blocks.ledger import Stage, WorkFolder, fingerprint, work_dir_of
+from segflow.blocks.output import Output
 from segflow.blocks.overlap import Matching
 from segflow.blocks.pool import Guards, pool_dtype
 from segflow.blocks.runner import Counts, run_stages
 from segflow.errors import SegflowError, UsageError, VolumeError
 from segflow.progress import bar
-from segflow.volumes import open_volume
-from segflow.volumes.base import VolumeInfo
-from segflow.volumes.copy import copy_to_file, empty_like, file_format
-from segflow.volumes.create import info_for, realise
+from segflow.volumes.copy import copy_to_file
 from segflow.volumes.files import reading
 
 log = logging.getLogger("segflow")
 
 STEPS = {"pool": ("count", "pool"), "apply": ("apply",), None: ("count", "pool", "apply")}
-
-
-@dataclass
-class Output:
-    """Where the joined labels go: a precomputed or zarr volume, made if it is not there, or a file.
-
-    Args:
-        path: address of a volume, or a tif or h5 file.
-        is_file: which of them.
-        dtype: of what is new; None: uint32 where the labels fit, else uint64.
-        options: others of a new volume; see ``segflow.volumes.create.info_for``.
-        provenance: kept with it.
-    """
-
-    path: str
-    is_file: bool = False
-    dtype: str | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-    provenance: dict[str, Any] | None = None
-
-    @classmethod
-    def at(cls, path: str | None, volume: str | None, **told: Any) -> Output:
-        """Give the output of ``--file-name`` or ``--volume-path``; a zarr file is a volume."""
-        if path and file_format(path) != "zarr":
-            return cls(path, True, **told)
-        return cls(volume or (str(path) if "://" in str(path) else f"zarr://{path}"), **told)
-
-    @cached_property
-    def volume(self) -> Any:
-        """The volume, there or not."""
-        return open_volume(self.path)
-
-    def found(self) -> VolumeInfo | None:
-        """Describe the volume if it is there."""
-        info: VolumeInfo | None = None
-        if not self.is_file and self.volume.exists:
-            info = self.volume.info()
-        return info
-
-    def gone(self) -> bool:
-        """Whether there is nothing."""
-        return not Path(self.path).expanduser().exists() if self.is_file else self.found() is None
-
-    def check(self, labels: VolumeInfo) -> None:
-        """Raise VolumeError if the volume is there and does not hold ``labels``, or disagrees with them."""
-        info = self.found()
-        if info is None:
-            return
-        if not info.bounds.contains(labels.bounds):
-            raise VolumeError(
-                f"{self.path} fills {info.bounds} and the blocks {labels.bounds}: voxels would be lost; give "
-                "another volume"
-            )
-        if info.channels != 1 or np.dtype(info.dtype).kind not in "ui":
-            what = f"{info.channels} channel(s) of {info.dtype}"
-            raise VolumeError(f"{self.path} holds {what}, no labels; give another volume")
-        if info.voxel_size and labels.voxel_size and info.voxel_size != labels.voxel_size:
-            one, two = (" ".join(f"{v:g}" for v in i.voxel_size or ()) for i in (info, labels))
-            raise VolumeError(f"{self.path} has voxels of {one} nm, the blocks of {two}; correct one of them")
-        if self.dtype not in (None, info.dtype):
-            raise VolumeError(f"{self.path} is {info.dtype}, not {self.dtype}; leave --dtype out")
-
-    def ready(self, joined: Joined) -> Any:
-        """Give the volume, made for ``joined`` if it is not there; several processes may do so at once."""
-        self.check(joined.info)
-        if self.found() is None:
-            realise(self.volume, info_for(empty_like(joined.info), **self.options), same=False)
-        return self.volume
-
-    def note(self) -> None:
-        """Keep with a volume how it was made; a file has that in it."""
-        if not self.is_file and self.provenance is not None:
-            self.volume.note(self.provenance)
 
 
 class LabelJob:
@@ -185,7 +109,7 @@ class LabelJob:
     @cached_property
     def _volume(self) -> Any:
         joined, output = self._target
-        return output.ready(joined)
+        return output.ready(joined.info)
 
     def _apply(self, index: int) -> None:
         info = self._volume.info()

@@ -190,8 +190,8 @@ class WorkFolder:
         """Give the place of a block's result, where it may be or not."""
         return self.path / stage / f"{block:08d}.npz"
 
-    def load(self, stage: str, block: int) -> dict[str, NDArray[Any]]:
-        """Read what a block's computation returned.
+    def load(self, stage: str, block: int, *names: str) -> dict[str, NDArray[Any]]:
+        """Read what a block's computation returned: the arrays ``names``, default all.
 
         Raises:
             VolumeError: it is not there, or broken.
@@ -203,7 +203,7 @@ class WorkFolder:
             raise VolumeError(f"{path} is missing: block {block} of stage {stage} is not done")
         try:
             with reading(path), np.load(path) as held:
-                return {name: held[name] for name in held.files}
+                return {name: held[name] for name in names or held.files}
         except VolumeError as error:
             raise VolumeError(f"{error}; delete this file and run the same line again") from error
 
