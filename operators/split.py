@@ -210,7 +210,8 @@ def split(
     at least a patch (less the rim that its output lacks, less 1) in every axis that is cut.
     """
     options = dict(locals())
-    from segflow.blocks.cut import Held, Mask
+    from segflow.blocks.cut import Held
+    from segflow.blocks.mask import Mask
     from segflow.blocks.stream import Cut
     from segflow.state import Block, Group
     from segflow.volumes.lazy import open_lazy

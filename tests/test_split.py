@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segflow.blocks.cut import Blocks, Held, Mask, read_block
+from segflow.blocks.cut import Blocks, Held, read_block
 from segflow.blocks.manifest import load_manifest
+from segflow.blocks.mask import Mask
 from segflow.chunk import Chunk
 from segflow.cli import registry
 from segflow.cli.main import chain_from_tokens

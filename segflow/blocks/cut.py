@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
-from segflow.errors import BoxError, UsageError, VolumeError
+from segflow.errors import BoxError, UsageError
 from segflow.geometry import Box, Grid, Vec, vec
 from segflow.volumes.base import VolumeInfo
 
@@ -158,54 +158,6 @@ def read_block(source: Source, box: Box) -> Chunk:
     if shared.empty:
         raise BoxError(f"the block {box} is wholly outside {source.info.bounds}")
     return source.read(shared).pad_to(box)
-
-
-class Mask:
-    """A mask volume, of the same voxels as a volume or of larger ones: 0 is where nothing is.
-
-    Args:
-        mask: the mask.
-        info: the volume it is for.
-
-    Raises:
-        VolumeError: its voxels are not whole multiples of the volume's, or it lies elsewhere.
-    """
-
-    def __init__(self, mask: Source, info: VolumeInfo) -> None:
-        self.mask, self.factor = mask, _factor(mask.info, info)
-        around = self._coarse(info.bounds)
-        if around.intersect(mask.info.bounds).empty:
-            raise VolumeError(
-                f"the mask {mask.info.path} fills {mask.info.bounds} and lies wholly outside the volume "
-                f"{info.bounds}, which is {around} in its voxels"
-            )
-
-    def _coarse(self, box: Box) -> Box:
-        return Box(
-            vec([a // f for a, f in zip(box.start, self.factor)]),
-            vec([-(-b // f) for b, f in zip(box.stop, self.factor)]),
-        )
-
-    def any(self, box: Box) -> bool:
-        """Whether any voxel of ``box`` is in the mask; outside the mask none is."""
-        part = self._coarse(box).intersect(self.mask.info.bounds)
-        return not part.empty and bool(self.mask.read(part).array.any())
-
-
-def _factor(mask: VolumeInfo, info: VolumeInfo) -> Vec:
-    """Give how many voxels of the volume are one of the mask: by voxel sizes, else by shapes."""
-    if mask.voxel_size and info.voxel_size:
-        exact: list[float] = [m / v for m, v in zip(mask.voxel_size, info.voxel_size)]
-    else:
-        exact = [float(round(n / m)) for m, n in zip(mask.bounds.shape, info.bounds.shape)]
-    factor = [max(1, round(e)) for e in exact]
-    if any(abs(e - f) > 0.01 * f for e, f in zip(exact, factor)):
-        raise VolumeError(
-            f"the mask {mask.path} ({_words(mask.bounds.shape)} voxels of {_words(mask.voxel_size or ())} nm) "
-            f"is no whole multiple of the volume ({_words(info.bounds.shape)} of "
-            f"{_words(info.voxel_size or ())} nm)"
-        )
-    return vec(factor)
 
 
 def _words(numbers: Sequence[Any]) -> str:

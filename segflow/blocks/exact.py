@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,7 @@ class Exact:
     high: int
     threshold: Fraction | None = None
     supervoxels: Callable[[Box], NDArray[np.int64]] | None = None
+    quantile: int | None = None
 
     @property
     def top(self) -> int:
@@ -65,33 +67,34 @@ class Exact:
         """Give the stages up to the merged graph; ``key`` says what the affinities depend on."""
         tree = self.tree
         limits = {**(key or {}), "low": self.low, "high": self.high}
-        yield self._stage("fragments", 0, self.fragments, (), limits)
+        yield self.stage("fragments", 0, self.fragments, (), limits)
         last = "fragments"
         for level in range(1, tree.levels):
-            yield self._stage(f"join-{level}", level, lambda i, k=level: self.join(k, i), (last,))
+            yield self.stage(f"join-{level}", level, partial(self.join, level), (last,))
             last = f"join-{level}"
         for level in range(self.top - 1, -1, -1):
-            yield self._stage(f"names-{level}", level, lambda i, k=level: self.names(k, i), (last,))
+            yield self.stage(f"names-{level}", level, partial(self.names, level), (last,))
             last = f"names-{level}"
         if self.threshold is None:
             return
         until = {"threshold": str(self.threshold)}
-        yield self._stage("merge-0", 0, self.merge, (last,), until)
+        yield self.stage("merge-0", 0, self.merge, (last,), until)
         for level in range(1, tree.levels):
             after = (f"merge-{level - 1}",)
-            yield self._stage(f"merge-{level}", level, lambda i, k=level: self.merge_up(k, i), after)
+            yield self.stage(f"merge-{level}", level, partial(self.merge_up, level), after)
 
     def cut(self, threshold: Fraction) -> Iterator[Stage]:
         """Give the stages that find the segments at a threshold, not above that of the merging."""
         last = f"merge-{self.top}"
         for level in range(self.top, -1, -1):
             name = f"segments-{label(threshold)}-{level}"
-            yield self._stage(name, level, lambda i, k=level: self.segments(threshold, k, i), (last,))
+            yield self.stage(name, level, partial(self.segments, threshold, level), (last,))
             last = name
 
-    def _stage(
+    def stage(
         self, name: str, level: int, run: Callable[[int], Table], after: tuple[str, ...], key: Any = None
     ) -> Stage:
+        """Give a stage over the nodes of a level."""
         return Stage(name, self.tree.count(level), run, after, key or {}, Boxes(self.tree, level))
 
     # -- fragments --------------------------------------------------------------------------
@@ -128,7 +131,8 @@ class Exact:
 
     def named(self, block: int) -> NDArray[np.int64]:
         """Give the fragment of each label of a block."""
-        return self.load("names-0", block)["means"] if self.top else self.load("fragments", block, "refs")["refs"]
+        stage, name = ("names-0", "means") if self.top else ("fragments", "refs")
+        return self.load(stage, block, name)[name]
 
     def labels(self, block: int) -> NDArray[np.uint32]:
         """Give the labels of a block."""
@@ -139,18 +143,13 @@ class Exact:
     def merge(self, block: int) -> Table:
         """Build and merge the region graph of a block."""
         core = self.tree.box(0, block)
-        planes: list[NDArray[np.int64] | None] = []
-        for axis, other in enumerate(self.tree.before(block)):
-            if other is None:
-                planes.append(None)
-            else:
-                lut = np.concatenate([np.zeros(1, np.int64), self.named(other)])
-                planes.append(lut[self.load("fragments", other, f"last-{axis}")[f"last-{axis}"]])
+        planes: list[NDArray[np.int64] | None] = [
+            None if other is None else self.lut(None, other)[self._last(axis, other)]
+            for axis, other in enumerate(self.tree.before(block))
+        ]
         goes_on = [b < n for b, n in zip(core.stop, self.tree.bounds.stop)]
         labels = self.labels(block)
-        return subgraphs.of_block(
-            labels, self.named(block), planes, self.read(core), goes_on, self.threshold
-        )
+        return subgraphs.of_block(labels, self.named(block), planes, self.read(core), goes_on, self.threshold)
 
     def merge_up(self, level: int, node: int) -> Table:
         """Join the graphs of a node's children, and merge further."""
@@ -171,14 +170,35 @@ class Exact:
         names = self.named(node)
         return {"segments": result[np.searchsorted(part["ids"], names)]}
 
-    def segmented(self, threshold: Fraction | None, block: int) -> NDArray[np.uint64]:
-        """Give the segmentation of a block at a threshold, or its fragments; zyx."""
+    def lut(self, threshold: Fraction | None, block: int) -> NDArray[np.int64]:
+        """Give the segment at a threshold, or the fragment, of the labels 0 ... n of a block."""
         if threshold is None:
             found = self.named(block)
         else:
             found = self.load(f"segments-{label(threshold)}-0", block)["segments"]
-        lut = np.concatenate([np.zeros(1, np.uint64), found.astype(np.uint64)])
-        return lut[self.labels(block)]
+        return np.concatenate([np.zeros(1, np.int64), found])
+
+    def segmented(self, threshold: Fraction | None, block: int) -> NDArray[np.uint64]:
+        """Give the segmentation of a block at a threshold, or its fragments; zyx."""
+        return self.lut(threshold, block).astype(np.uint64)[self.labels(block)]
+
+    def with_planes(self, threshold: Fraction, block: int) -> tuple[NDArray[np.int64], list[int]]:
+        """Give the segmentation of a block and of the planes before it, and where the block begins."""
+        before = self.tree.before(block)
+        start = [int(other is not None) for other in before]
+        segments = self.lut(threshold, block)[self.labels(block)]
+        whole = np.zeros([n + s for n, s in zip(segments.shape, start)], np.int64)
+        inner = [slice(s, None) for s in start]
+        whole[tuple(inner)] = segments
+        for axis, other in enumerate(before):
+            if other is not None:
+                at: list[Any] = list(inner)
+                at[axis] = 0
+                whole[tuple(at)] = self.lut(threshold, other)[self._last(axis, other)]
+        return whole, start
+
+    def _last(self, axis: int, block: int) -> NDArray[np.uint32]:
+        return self.load("fragments", block, f"last-{axis}")[f"last-{axis}"]
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from segflow.blocks.cut import Blocks, Held, Mask, Source, read_block
+from segflow.blocks.cut import Blocks, Held, Source, read_block
 from segflow.blocks.folder import Folder
 from segflow.blocks.join import Joined
+from segflow.blocks.mask import Mask
 from segflow.chunk import Chunk
 from segflow.errors import ChunkError
 

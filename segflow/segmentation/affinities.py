@@ -1,4 +1,4 @@
-"""Affinities as the engines want them: checked, z, y, x, in C order; limits and thresholds in exact numbers."""
+"""Affinities as the engines want them: checked, z, y, x, in C order; limits and thresholds exact."""
 
 from __future__ import annotations
 

@@ -174,9 +174,7 @@ def _crossings(
 
 
 @njit()
-def _ref(
-    at: int, inside: bool, opened: bool, shape: Any, origin: NDArray[Any], size: NDArray[Any]
-) -> int:
+def _ref(at: int, inside: bool, opened: bool, shape: Any, origin: NDArray[Any], size: NDArray[Any]) -> int:
     where = _global(at, shape, origin, size)
     if not inside:
         return where | OUTSIDE
@@ -188,9 +186,7 @@ def _within(at: int, shape: Any, start: NDArray[Any], stop: NDArray[Any]) -> boo
     _, ny, nx = shape
     rest, x = at // nx, at % nx
     z, y = rest // ny, rest % ny
-    return (
-        start[0] <= z < stop[0] and start[1] <= y < stop[1] and start[2] <= x < stop[2]
-    )
+    return start[0] <= z < stop[0] and start[1] <= y < stop[1] and start[2] <= x < stop[2]
 
 
 @njit()
@@ -307,9 +303,9 @@ def join(
         box: what they fill; size: shape of the volume.
 
     Returns:
-        known: the refs that were asked, sorted, and ``means``: what each is now, the id of a fragment, or a ref that the
-        blocks around ``box`` must settle. ``asked`` are those, and ``exits``, ``pairs``, ``faces`` are
-        as in ``parts`` for the whole ``box``.
+        known: the refs that were asked, sorted; ``means``: what each is now, the id of a fragment, or a
+        ref that the blocks around ``box`` must settle. ``asked`` are those, and ``exits``, ``pairs``,
+        ``faces`` are as in ``parts`` for the whole ``box``.
     """
     exits, pairs, faces = (np.concatenate([c[n] for c in children]) for n in ("exits", "pairs", "faces"))
     asked = np.concatenate([c["asked"] if "asked" in c else c["refs"] for c in children])

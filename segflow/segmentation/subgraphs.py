@@ -73,9 +73,7 @@ def of_block(
     return _table(ids, sides, found, keys)
 
 
-def of_parts(
-    parts: Sequence[Table], settled: Sequence[int], threshold: Fraction
-) -> dict[str, NDArray[Any]]:
+def of_parts(parts: Sequence[Table], settled: Sequence[int], threshold: Fraction) -> dict[str, NDArray[Any]]:
     """Join the graphs of parts, and merge further.
 
     Args:
@@ -88,14 +86,14 @@ def of_parts(
     sides = np.zeros(len(ids), np.uint8)
     for part, live, met in zip(parts, lives, settled):
         np.bitwise_or.at(sides, np.searchsorted(ids, live), part["sides"] & np.uint8(~met & 0xFF))
-    edges = _added(np.concatenate([part["edges"] for part in parts]))
+    edges = added(np.concatenate([part["edges"] for part in parts]))
     edges = edges[np.lexsort((edges[:, 5], edges[:, 4]))]
     u, v = (np.searchsorted(ids, edges[:, i]).astype(np.int32) for i in (0, 1))
     found = merge(len(ids), u, v, edges[:, 2].copy(), edges[:, 3].copy(), threshold, sides != 0)
     return _table(ids, sides, found, edges[:, 4:])
 
 
-def _added(edges: NDArray[np.int64]) -> NDArray[np.int64]:
+def added(edges: NDArray[np.int64]) -> NDArray[np.int64]:
     """Make one edge of those that join the same two: sums and counts add up, the smallest key stays."""
     edges = edges[np.lexsort((edges[:, 5], edges[:, 4], edges[:, 1], edges[:, 0]))]
     if not len(edges):

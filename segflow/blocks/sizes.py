@@ -1,0 +1,135 @@
+"""Rules of size, a last step on final segments: small ones join their best neighbour, or are removed.
+
+They break the law that a smaller threshold cuts a segment of a larger one, and what they do depends on
+the whole volume, so they come last and are declared. Their answer does not depend on blocks: sizes and
+contacts are integer sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segflow.blocks.exact import Exact, label
+from segflow.blocks.ledger import Stage
+from segflow.segmentation.regions import contacts
+from segflow.segmentation.subgraphs import added
+from segflow.segmentation.unions import united
+
+Table = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The stages of the rules of size at a threshold.
+
+    Args:
+        exact: the segmentation.
+        load: gives results.
+        threshold: of the segmentation.
+        join_small: segments of fewer voxels join the neighbour to which their mean affinity is largest
+            (of equal ones, the smallest id); 0: none.
+        dust: what has fewer voxels then is removed; 0: none.
+    """
+
+    exact: Exact
+    load: Callable[..., Table]
+    threshold: Fraction
+    join_small: int
+    dust: int
+
+    def stages(self) -> Iterator[Stage]:
+        """Give the stages, after those of the segments."""
+        name, stage = label(self.threshold), self.exact.stage
+        last = f"segments-{name}-0"
+        key = {"join_small": self.join_small, "dust": self.dust}
+        yield stage(f"sizes-{name}", 0, self.sizes, (last,))
+        last = f"sizes-{name}"
+        if self.join_small:
+            least = {"join_small": self.join_small}
+            yield stage(f"total-{name}", self.exact.top, lambda _: self.total(), (last,), least)
+            yield stage(f"contacts-{name}", 0, self.contacts, (f"total-{name}",))
+            last = f"contacts-{name}"
+        yield stage(f"rules-{name}", self.exact.top, lambda _: self.rules(), (last,), key)
+
+    def _all(self, stage: str) -> list[Table]:
+        return [self.load(f"{stage}-{label(self.threshold)}", i) for i in range(self.exact.tree.count(0))]
+
+    def sizes(self, block: int) -> Table:
+        """Count the voxels of each segment in a block."""
+        found, counts = np.unique(self.exact.segmented(self.threshold, block), return_counts=True)
+        return {"ids": found[found != 0], "voxels": counts[found != 0]}
+
+    def _sizes(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+        tables = self._all("sizes")
+        ids, place = np.unique(np.concatenate([t["ids"] for t in tables]), return_inverse=True)
+        voxels = np.zeros(len(ids), np.int64)
+        np.add.at(voxels, place, np.concatenate([t["voxels"] for t in tables]))
+        return ids, voxels
+
+    def total(self) -> Table:
+        """List the segments that are small."""
+        ids, voxels = self._sizes()
+        return {"small": ids[voxels < self.join_small]}
+
+    def contacts(self, block: int) -> Table:
+        """Give the edges of small segments that a block owns."""
+        small = self.load(f"total-{label(self.threshold)}", 0)["small"]
+        labels, start = self.exact.with_planes(self.threshold, block)
+        affs = self.exact.read(self.exact.tree.box(0, block))
+        ids, places = np.unique(labels, return_inverse=True)
+        ranks = (places + int(ids[0] != 0)).reshape(labels.shape).astype(np.int32)
+        ids = ids[ids != 0]
+        u, v, sums, counts = contacts(ranks, affs, start)
+        edges = np.column_stack([ids[u - 1], ids[v - 1], sums, counts]).astype(np.int64)
+        is_small = np.isin(ids, small)
+        return {"edges": edges[is_small[u - 1] | is_small[v - 1]]}
+
+    def rules(self) -> Table:
+        """Give the segments that change, sorted, and what they become; 0 is background."""
+        ids, voxels = self._sizes()
+        new = np.arange(len(ids))
+        if self.join_small:
+            edges = np.concatenate([t["edges"] for t in self._all("contacts")])
+            new = _joined(ids, voxels < self.join_small, edges)
+        grown = np.zeros(len(ids), np.int64)
+        np.add.at(grown, new, voxels)
+        names = np.where(grown[new] < self.dust, 0, ids[new])
+        changed = names != ids
+        return {"ids": ids[changed], "becomes": names[changed].astype(np.uint64)}
+
+
+def _joined(ids: NDArray[np.uint64], small: NDArray[np.bool_], edges: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Give for each segment the place of the smallest of those it is one with."""
+    none = np.zeros((len(edges), 2), np.int64)
+    edges = added(np.hstack([edges, none]))[:, :4]
+    u, v = (np.searchsorted(ids, edges[:, i].astype(np.uint64)) for i in (0, 1))
+    ends, others = np.concatenate([u, v]), np.concatenate([v, u])
+    means = [Fraction(int(s), int(c)) for s, c in edges[:, 2:]]
+    order = np.array(sorted(range(len(means)), key=means.__getitem__), np.int64)
+    rank = np.zeros(len(means), np.int64)
+    if len(means):
+        steps = [0] + [int(means[a] != means[b]) for a, b in zip(order[:-1], order[1:])]
+        rank[order] = np.cumsum(steps)
+    best = np.lexsort((others, -np.concatenate([rank, rank]), ends))
+    ends, others = ends[best], others[best]
+    first = np.ones(len(ends), bool)
+    first[1:] = ends[1:] != ends[:-1]
+    first &= small[ends]
+    return united(len(ids), ends[first], others[first])
+
+
+def apply(segments: NDArray[np.uint64], rules: Table) -> NDArray[np.uint64]:
+    """Give a block of segments after the rules."""
+    ids = rules["ids"]
+    if not len(ids):
+        return segments
+    found, ranks = np.unique(segments, return_inverse=True)
+    place = np.minimum(np.searchsorted(ids, found), len(ids) - 1)
+    names = np.where(ids[place] == found, rules["becomes"][place], found)
+    return names[ranks].reshape(segments.shape)
