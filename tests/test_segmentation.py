@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+from functools import partial
 
 import h5py
 import numpy as np
@@ -20,7 +21,7 @@ from segflow.chunk import DEFAULT_OFFSETS, Chunk
 from segflow.cli import run_chain
 from segflow.errors import ChunkError, UsageError
 from segflow.segmentation import agglomerate, binarize, connected_components, evaluate, watershed
-from segflow.segmentation.affinities import NEAREST, nearest
+from segflow.segmentation.affinities import NEAREST, nearest, nearest_bytes
 from segflow.segmentation.agglomerate import MEAN, SCORES, scoring
 from segflow.segmentation.quiet import muted
 
@@ -55,6 +56,12 @@ def truth(request) -> np.ndarray:
         return file["volumes/labels/neuron_ids"][:]
 
 
+@pytest.fixture(params=["exact", "waterz"])
+def engine(request) -> str:
+    """Give each engine in turn; the watershed's methods of these names are theirs."""
+    return request.param
+
+
 def same_partition(a, b) -> bool:
     pairs = len({*zip(np.ravel(a).tolist(), np.ravel(b).tolist())})
     return pairs == len(np.unique(a)) == len(np.unique(b))
@@ -66,9 +73,10 @@ def same_partition(a, b) -> bool:
 def test_the_same_as_waterz_alone(affs):
     with muted():
         bare = next(waterz.agglomerate(np.ascontiguousarray(affs[::-1]), [0.4])).copy()
-    ours = agglomerate(affs, 0.4)
+    ours = agglomerate(affs, 0.4, engine="waterz")
     np.testing.assert_array_equal(ours.array, bare)
-    np.testing.assert_array_equal(agglomerate(affs, 0.4).array, ours.array)  # and again
+    again = agglomerate(affs, 0.4, engine="waterz")
+    np.testing.assert_array_equal(again.array, ours.array)
     assert (ours.dtype, ours.layer_type, ours.offsets) == (np.uint64, "segmentation", None)
 
 
@@ -76,34 +84,51 @@ def test_the_same_as_waterz_alone(affs):
     ("threshold", "split", "merge"), [(0.3, 1.047, 0.343), (0.5, 0.780, 0.344), (0.7, 0.469, 0.346)]
 )
 def test_published_voi_of_eight_bit_affinities(affs, truth, threshold, split, merge):
-    scores = evaluate(agglomerate(np.round(affs * 255).astype(np.uint8), threshold), truth)
+    eight = np.round(affs * 255).astype(np.uint8)
+    scores = evaluate(agglomerate(eight, threshold, engine="waterz"), truth)
     assert scores["voi_split"] * math.log(2) == pytest.approx(split, abs=2e-3)
     assert scores["voi_merge"] * math.log(2) == pytest.approx(merge, abs=2e-3)
 
 
-def test_a_larger_threshold_only_merges(small):
-    before = agglomerate(small, 0.1).array
+# -- what both engines keep ---------------------------------------------------------------------
+
+
+def test_exact_is_the_default_for_the_mean(small):
+    for score, engine in (("mean", "exact"), (MEAN, "exact"), ("hist_quant_75", "waterz")):
+        found = agglomerate(small, 0.5, scoring_function=score).array
+        wanted = agglomerate(small, 0.5, scoring_function=score, engine=engine).array
+        np.testing.assert_array_equal(found, wanted)
+    np.testing.assert_array_equal(watershed(small).array, watershed(small, method="exact").array)
+    with pytest.raises(UsageError, match="--engine waterz"):
+        agglomerate(small, scoring_function="hist_quant_75", engine="exact")
+
+
+def test_a_larger_threshold_only_merges(small, engine):
+    before = agglomerate(small, 0.1, engine=engine).array
     for threshold in (0.3, 0.5, 0.7, 0.9):
-        after = agglomerate(small, threshold).array
+        after = agglomerate(small, threshold, engine=engine).array
         pairs = {*zip(before.ravel().tolist(), after.ravel().tolist())}
         assert len(pairs) == len(np.unique(before)), "a segment was cut"
         assert len(np.unique(after)) < len(np.unique(before))
         before = after
 
 
-def test_channels_are_picked_by_offset(small):
-    wanted = agglomerate(small, 0.5).array
+def test_channels_are_picked_by_offset(small, engine):
+    def run(affinities):
+        return agglomerate(affinities, 0.5, engine=engine).array
+
+    wanted = run(small)
     zyx = Chunk(small[::-1], layer_type="affinity_map", offsets=NEAREST)
-    np.testing.assert_array_equal(agglomerate(zyx, 0.5).array, wanted)
+    np.testing.assert_array_equal(run(zyx), wanted)
     far = np.random.default_rng(0).random(small.shape, np.float32)
     six = Chunk(
         np.concatenate([far[:2], small[1:], far[2:], small[:1]]),
         layer_type="affinity_map",
         offsets=((-2, 0, 0), (0, -9, 0), (0, -1, 0), (-1, 0, 0), (0, 0, -9), (0, 0, -1)),
     )
-    np.testing.assert_array_equal(agglomerate(six, 0.5).array, wanted)
+    np.testing.assert_array_equal(run(six), wanted)
     swapped = Chunk(small[::-1])  # z y x taken for x y z
-    assert not np.array_equal(agglomerate(swapped, 0.5).array, wanted)
+    assert not np.array_equal(run(swapped), wanted)
 
 
 def test_no_copy_where_none_is_needed(small):
@@ -111,6 +136,10 @@ def test_no_copy_where_none_is_needed(small):
     chunk = Chunk(zyx, layer_type="affinity_map", offsets=NEAREST)
     assert np.shares_memory(nearest(chunk), zyx)
     np.testing.assert_array_equal(nearest(Chunk(small)), zyx)
+    eight = np.round(zyx * 255).astype(np.uint8)
+    chunk = Chunk(eight, layer_type="affinity_map", offsets=NEAREST)
+    assert np.shares_memory(nearest_bytes(chunk), eight)
+    np.testing.assert_array_equal(nearest_bytes(Chunk(small)), eight)
 
 
 def test_eight_bit_is_a_fraction_of_255():
@@ -118,64 +147,83 @@ def test_eight_bit_is_a_fraction_of_255():
     values = nearest(Chunk(eight))
     np.testing.assert_array_equal(values, eight[::-1] / np.float32(255))
     assert nearest(Chunk(np.full((3, 1, 1, 1), 255, np.uint8))).max() == 1
+    for dtype in (np.float16, np.float32, np.float64):
+        floats = Chunk((eight / 255).astype(dtype))
+        np.testing.assert_array_equal(nearest_bytes(floats), eight[::-1])
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
-def test_other_floats(small, dtype):
+def test_other_floats(small, dtype, engine):
     values = (np.round(small * 256) / 256).astype(np.float32)  # what float16 holds exactly
     np.testing.assert_array_equal(
-        agglomerate(values.astype(dtype), 0.5).array, agglomerate(values, 0.5).array
+        agglomerate(values.astype(dtype), 0.5, engine=engine).array,
+        agglomerate(values, 0.5, engine=engine).array,
     )
 
 
-def test_place_is_kept(small):
+def test_place_is_kept(small, engine):
     chunk = Chunk(small, voxel_offset=(5, -6, 7), voxel_size=(30, 6, 6), source={"path": "x"})
-    for result in (agglomerate(chunk), watershed(chunk), binarize(Chunk(small[:1], (1, 2, 3), (4, 5, 6)))):
+    merged, fragments = agglomerate(chunk, engine=engine), watershed(chunk, method=engine)
+    for result in (merged, fragments, binarize(Chunk(small[:1], (1, 2, 3), (4, 5, 6)))):
         assert result.layer_type == "segmentation"
         assert result.array.shape == small.shape[1:]
-    assert agglomerate(chunk).bbox == chunk.bbox
-    assert (watershed(chunk).voxel_size, watershed(chunk).source) == ((30, 6, 6), {"path": "x"})
+    assert merged.bbox == chunk.bbox
+    assert (merged.dtype, fragments.dtype) == (np.uint64, np.uint64)
+    assert (fragments.voxel_size, fragments.source) == ((30, 6, 6), {"path": "x"})
 
 
 # -- fragments ----------------------------------------------------------------------------------
 
 
-def test_watershed_is_where_agglomeration_starts(small):
-    fragments = watershed(small)
-    assert np.array_equal(np.unique(fragments.array), np.arange(fragments.array.max() + 1))
+def test_watershed_is_where_agglomeration_starts(small, engine):
+    fragments = watershed(small, method=engine)
     before = fragments.array.copy()
-    result = agglomerate(small, 0.5, fragments=fragments)
+    result = agglomerate(small, 0.5, fragments=fragments, engine=engine)
     np.testing.assert_array_equal(fragments.array, before)
-    np.testing.assert_array_equal(result.array, agglomerate(small, 0.5).array)
+    np.testing.assert_array_equal(result.array, agglomerate(small, 0.5, engine=engine).array)
+    np.testing.assert_array_equal(agglomerate(small, 0, engine=engine).array, before)
+
+
+def test_ids_of_fragments(small):
+    found = watershed(small, method="waterz").array
+    assert np.array_equal(np.unique(found), np.arange(found.max() + 1))
+    found = watershed(small, method="exact").array
+    ids = np.unique(found)[1:]
+    first = found.ravel()[ids.astype(np.int64) - 1]
+    np.testing.assert_array_equal(first, ids)  # 1 + the index of a voxel of the fragment
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.uint32, np.int64])
-def test_fragments_of_any_integer_dtype(small, dtype):
-    fragments = watershed(small).array
+def test_fragments_of_any_integer_dtype(small, dtype, engine):
+    fragments = watershed(small, method="waterz").array
     assert fragments.max() < 2**15
-    result = agglomerate(small, 0.5, fragments=fragments.astype(dtype))
-    np.testing.assert_array_equal(result.array, agglomerate(small, 0.5, fragments=fragments).array)
+    result = agglomerate(small, 0.5, fragments=fragments.astype(dtype), engine=engine)
+    wanted = agglomerate(small, 0.5, fragments=fragments, engine=engine)
+    np.testing.assert_array_equal(result.array, wanted.array)
 
 
 @pytest.mark.parametrize("zero", [True, False])
-def test_large_ids_of_fragments_come_back(small, zero):
-    fragments = watershed(small, aff_threshold_low=0.3 if zero else 0).array
+def test_large_ids_of_fragments_come_back(small, zero, engine):
+    fragments = watershed(small, aff_threshold_low=0.3 if zero else 0, method=engine).array
     if not zero:
         fragments = fragments + (fragments == 0).astype(np.uint64) * (fragments.max() + np.uint64(1))
-    factor = np.uint64(10**15)
-    result = agglomerate(small, 0.5, fragments=fragments * factor)
-    np.testing.assert_array_equal(result.array, agglomerate(small, 0.5, fragments=fragments).array * factor)
+    factor = np.uint64(10**13)
+    result = agglomerate(small, 0.5, fragments=fragments * factor, engine=engine)
+    wanted = agglomerate(small, 0.5, fragments=fragments, engine=engine)
+    np.testing.assert_array_equal(result.array, wanted.array * factor)
     assert (result.array == 0).any() == zero
 
 
-def test_low_and_high_change_the_watershed(small):
-    usual = watershed(small).array
-    low = watershed(small, aff_threshold_low=0.6).array
-    high = watershed(small, aff_threshold_high=0.8).array
+def test_low_and_high_change_the_watershed(small, engine):
+    usual = watershed(small, method=engine).array
+    low = watershed(small, aff_threshold_low=0.6, method=engine).array
+    high = watershed(small, aff_threshold_high=0.8, method=engine).array
     assert (low == 0).sum() > (usual == 0).sum()
     best = np.max([*small, *(_after(small[c], DEFAULT_OFFSETS[c]) for c in range(3))], axis=0)
+    if engine == "exact":
+        best = np.rint(best * 255) / 255
     np.testing.assert_array_equal(low == 0, best <= np.float32(0.6))
-    assert high.max() < usual.max()
+    assert len(np.unique(high)) < len(np.unique(usual))
 
 
 def _after(values, offset):
@@ -204,22 +252,22 @@ def test_all_compiled_scores_are_known():
             assert scoring(spec.scoring_function)
 
 
-def test_extremes():
+def test_extremes(engine):
     shape = (3, 2, 3, 4)
-    assert not agglomerate(np.zeros(shape, np.float32)).array.any()
-    assert np.unique(agglomerate(np.ones(shape, np.float32)).array).tolist() == [1]
-    assert agglomerate(np.ones((3, 1, 1, 1), np.float32)).array.tolist() == [[[0]]]
+    assert not agglomerate(np.zeros(shape, np.float32), engine=engine).array.any()
+    assert np.unique(agglomerate(np.ones(shape, np.float32), engine=engine).array).tolist() == [1]
+    assert agglomerate(np.ones((3, 1, 1, 1), np.float32), engine=engine).array.tolist() == [[[0]]]
     values = np.full(shape, 0.5, np.float32)
     values[:, 0] = 1 + 5e-5  # rounding of a blended map
-    assert agglomerate(values).shape == shape[1:]
+    assert agglomerate(values, engine=engine).shape == shape[1:]
 
 
+@pytest.mark.parametrize("method", ["exact", "waterz"])
 @settings(max_examples=25, deadline=None)
-@given(arrays(np.uint8, st.tuples(st.just(3), *[st.integers(1, 6)] * 3), elements=st.integers(0, 255)))
-def test_fragments_are_connected_and_background_is_low(values):
-    fragments = watershed(values).array
-    parts = connected_components(fragments).array
-    assert parts.max() == fragments.max()
+@given(values=arrays(np.uint8, st.tuples(st.just(3), *[st.integers(1, 6)] * 3), elements=st.integers(0, 255)))
+def test_fragments_are_connected_and_background_is_low(method, values):
+    fragments = watershed(values, method=method).array
+    assert connected_components(fragments).array.max() == len(np.unique(fragments[fragments > 0]))
     low = 255 * 0.0001
     for channel, offset in enumerate(DEFAULT_OFFSETS):
         axis = offset.index(-1)
@@ -237,7 +285,15 @@ def broken(values: np.ndarray, place: tuple[int, ...], value: float) -> np.ndarr
     return copy
 
 
-@pytest.mark.parametrize("work", [agglomerate, watershed])
+@pytest.mark.parametrize(
+    "work",
+    [
+        agglomerate,
+        watershed,
+        partial(agglomerate, engine="waterz"),
+        partial(watershed, method="waterz"),
+    ],
+)
 def test_bad_affinities(small, work):
     for values, text in (
         (broken(small, (2, 3, 4, 5), math.nan), r"channel 2 \(affinity along z\) holds 1 NaN.*\(3, 4, 5\)"),
@@ -256,16 +312,26 @@ def test_bad_affinities(small, work):
         work(small, aff_threshold_low=0.5, aff_threshold_high=0.5)
 
 
-def test_bad_fragments_and_thresholds(small):
+def test_bad_fragments_and_thresholds(small, engine):
+    def run(**options):
+        agglomerate(small, engine=engine, **options)
+
     with pytest.raises(ChunkError, match="shape"):
-        agglomerate(small, fragments=np.ones((2, 2, 2), np.uint64))
+        run(fragments=np.ones((2, 2, 2), np.uint64))
     with pytest.raises(ChunkError, match="float32"):
-        agglomerate(small, fragments=np.ones(small.shape[1:], np.float32))
+        run(fragments=np.ones(small.shape[1:], np.float32))
     with pytest.raises(ChunkError, match="negative"):
-        agglomerate(small, fragments=np.full(small.shape[1:], -1))
+        run(fragments=np.full(small.shape[1:], -1))
     for threshold in (math.nan, -0.1):
         with pytest.raises(UsageError, match="threshold"):
-            agglomerate(small, threshold)
+            run(threshold=threshold)
+
+
+def test_ids_of_fragments_have_61_bits(small):
+    fragments = np.full(small.shape[1:], 2**61 - 1, np.uint64)
+    assert np.unique(agglomerate(small, fragments=fragments).array) == 2**61 - 1
+    with pytest.raises(ChunkError, match="2305843009213693952"):
+        agglomerate(small, fragments=fragments + np.uint64(1))
 
 
 # -- silence ------------------------------------------------------------------------------------
@@ -276,7 +342,9 @@ def test_nothing_reaches_stdout(tmp_path, small):
     code = (
         "import numpy as np, segflow\n"
         f"affs = np.load({str(tmp_path / 'affs.npy')!r})\n"
-        "print('before')\nsegflow.agglomerate(affs)\nsegflow.watershed(affs)\nprint('after')\n"
+        "print('before')\n"
+        "segflow.agglomerate(affs, engine='waterz')\nsegflow.watershed(affs, method='waterz')\n"
+        "segflow.agglomerate(affs)\nprint('after')\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "before\nafter\n"
@@ -316,10 +384,14 @@ def test_other_threads_go_on_printing(tmp_path):
     assert done.stdout == "heard\nend\n"
 
 
-def test_silence_from_several_threads(capfd, small):
+def test_silence_from_several_threads(capfd, small, engine):
     found = []
     before = sys.stdout
-    workers = [threading.Thread(target=lambda: found.append(agglomerate(small, 0.5).array)) for _ in range(4)]
+
+    def work():
+        found.append(agglomerate(small, 0.5, engine=engine).array)
+
+    workers = [threading.Thread(target=work) for _ in range(4)]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -411,14 +483,18 @@ def test_each_option_of_the_commands(small):
         (["-t", 0.3], agglomerate(small, 0.3)),
         (["--threshold", 0.3, "-l", 0.5], agglomerate(small, 0.3, aff_threshold_low=0.5)),
         (["-t", 0.1, "--aff-threshold-high", 0.8], agglomerate(small, 0.1, aff_threshold_high=0.8)),
+        (["-t", 0.3, "--engine", "waterz"], agglomerate(small, 0.3, engine="waterz")),
+        (["-t", 0.3, "--engine", "exact"], agglomerate(small, 0.3)),
         (["-t", 0.5, "-s", "hist_quant_75"], agglomerate(small, 0.5, scoring_function="hist_quant_75")),
         (["-t", 0.3, "-f", "frags"], agglomerate(small, 0.3, fragments=fragments)),
     ):
         found = run("agglomerate", "-i", "affs", "-o", "seg", *words, frags=fragments)
         np.testing.assert_array_equal(found, expected.array)
-    found = run("watershed", "-i", "affs", "-o", "seg", "--aff-threshold-low", 0.5, "-h", 0.8)
-    expected = watershed(small, aff_threshold_low=0.5, aff_threshold_high=0.8)
-    np.testing.assert_array_equal(found, expected.array)
+    for method in ("exact", "waterz"):
+        words = ["--method", method] * (method != "exact")
+        found = run("watershed", "-i", "affs", "-o", "seg", "--aff-threshold-low", 0.5, "-h", 0.8, *words)
+        expected = watershed(small, aff_threshold_low=0.5, aff_threshold_high=0.8, method=method)
+        np.testing.assert_array_equal(found, expected.array)
 
     state = run_chain(
         "connected-components", "-i", "x", "-t", "0.6", "-c", "26", "-o", "seg", x=Chunk(small[0])
@@ -437,6 +513,7 @@ def test_each_option_of_the_commands(small):
         (["agglomerate", "-i", "affs", "-f", "image"], "shape"),
         (["agglomerate", "-i", "affs", "-s", "median"], "no scoring function 'median'"),
         (["agglomerate", "-i", "affs", "-t", "1.5"], "1.5"),
+        (["agglomerate", "-i", "affs", "-s", "hist_quant_50", "--engine", "exact"], "--engine waterz"),
         (["watershed", "-i", "affs", "-l", "0.9", "-h", "0.3"], "smaller"),
         (["connected-components", "-i", "image"], "--threshold"),
         (["connected-components", "-i", "affs", "-t", "0.5"], "one channel"),
