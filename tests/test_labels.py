@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -800,3 +805,39 @@ def test_bad_block_files_are_told(segflow: Any, folder: Path, tmp_path: Path) ->
     assert "negative labels" in last(code=1)
     assert chunk.array.any()
     assert not (tmp_path / "seg").exists()
+
+
+OPTIONS = {"block_size": (64, 64, 64), "encoding": None}  # as the command line tells them
+
+
+@pytest.mark.parametrize(("stage", "after"), [("count", 1), ("apply", 3)])
+def test_kill_9_and_the_same_line_again(stage: str, after: int, folder: Path, tmp_path: Path) -> None:
+    """The whole group is killed as soon as a stage has some results; the next run gives the same bytes."""
+    merged(folder, tmp_path / "whole", options=OPTIONS)
+    line = [
+        sys.executable,
+        "-m",
+        "segflow",
+        "merge-blocks",
+        "--input-dir",
+        folder,
+        "--labels",
+        "-v",
+        tmp_path / "seg",
+    ]
+    run = subprocess.Popen([str(w) for w in line], stderr=subprocess.DEVNULL, start_new_session=True)
+    done = tmp_path / "seg.work" / stage
+    while len(list(done.glob("0*.npz"))) < after and run.poll() is None:
+        time.sleep(0.001)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    counts = merged(folder, tmp_path / "seg", options=OPTIONS)
+    blocks = len(list(folder.iterdir()))
+    assert counts.get(stage, 0) <= blocks - after
+    assert ("count" in counts) == (stage == "count")
+    assert voxels(tmp_path / "seg") == voxels(tmp_path / "whole")
+
+
+def voxels(folder: Path) -> dict[str, bytes]:
+    """Give the chunk files."""
+    return {name: data for name, data in tree(folder).items() if "provenance" not in name}

@@ -211,3 +211,23 @@ def test_copy_between_bucket_and_folder(bucket, segflow, tmp_path, image):
             "write-precomputed", "-v", f"{bucket}/w")  # fmt: skip
     for path in (str(tmp_path / "w"), f"{bucket}/w"):
         np.testing.assert_array_equal(open_volume(path).read(fill_missing=False).array, image)
+
+
+def test_joined_labels_come_in_whole_chunks(bucket, data, tmp_path):
+    from segflow.blocks.cut import Blocks
+    from segflow.blocks.folder import open_blocks
+    from segflow.blocks.label_job import Output, merge_labels
+    from segflow.volumes.hdf5 import read_h5, write_h5
+
+    truth = Chunk(
+        tifffile.imread(data / "ac4_labels.tif")[:, :150, :170], (3, 0, 0), (30, 6, 6), "segmentation"
+    )
+    blocks = Blocks.over(truth.bbox, (12, 60, 70), (4, 12, 12))
+    for index, box in enumerate(blocks):
+        write_h5(str(tmp_path / f"chunk_{blocks.name(index)}.h5"), truth.cutout(box))
+    found = open_blocks(str(tmp_path))
+    merge_labels(*found, Output.at(str(tmp_path / "seg.h5"), None))
+    output = Output.at(None, f"{bucket}/seg", options={"block_size": (7, 32, 32)})
+    counts = merge_labels(*found, output, work_dir=str(tmp_path / "work"))
+    assert counts["apply"] == len(blocks)
+    assert (open_volume(f"{bucket}/seg").read().array == read_h5(str(tmp_path / "seg.h5")).array).all()
