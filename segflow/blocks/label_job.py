@@ -67,7 +67,12 @@ class LabelJob:
         ]
         if self.output is None:
             return stages
-        made = {"output": self.output.path, "dtype": self.output.dtype, "options": dict(self.output.options)}
+        made: dict[str, Any] = {
+            "output": self.output.path,
+            "mip": self.output.mip,
+            "dtype": self.output.dtype,
+        }
+        made["options"] = dict(self.output.options)
         if self.output.is_file:
             return [*stages, Stage("apply", 1, self._write_file, after=("pool",), key=made)]
         return [*stages, Stage("apply", len(blocks), self._apply, after=("pool",), key=made, boxes=boxes)]
@@ -112,11 +117,12 @@ class LabelJob:
         return output.ready(joined.info)
 
     def _apply(self, index: int) -> None:
-        info = self._volume.info()
+        joined, output = self._target
+        info = self._volume.info(output.mip)
         core, bounds = self.segments.core(index), self.segments.bounds
         box = aligned(core, bounds, info.block_size or (1, 1, 1), info.bounds.start)
         if not box.empty:
-            self._volume.write(self._target[0].read(box))
+            self._volume.write(joined.read(box), output.mip)
 
     def _write_file(self, _: int) -> None:
         joined, output = self._target

@@ -28,6 +28,7 @@ class Output:
         dtype: of what is new; None: uint32 where the labels fit, else uint64.
         options: others of a new volume; see ``segflow.volumes.create.info_for``.
         provenance: kept with it.
+        mip: of the volume.
     """
 
     path: str
@@ -35,6 +36,7 @@ class Output:
     dtype: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] | None = None
+    mip: int = 0
 
     @classmethod
     def at(cls, path: str | None, volume: str | None, **told: Any) -> Output:
@@ -52,7 +54,7 @@ class Output:
         """Describe the volume if it is there."""
         info: VolumeInfo | None = None
         if not self.is_file and self.volume.exists:
-            info = self.volume.info()
+            info = self.volume.info(self.mip)
         return info
 
     def gone(self) -> bool:
@@ -87,7 +89,7 @@ class Output:
         """Give the volume, made for ``labels`` if it is not there; several processes may do so at once."""
         self.check(labels)
         if self.found() is None:
-            realise(self.volume, info_for(empty_like(labels), **self.options), same=False)
+            realise(self.volume, info_for(empty_like(labels), mip=self.mip, **self.options), same=False)
         return self.volume
 
     def note(self) -> None:
