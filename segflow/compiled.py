@@ -1,4 +1,4 @@
-"""Fast code on a CPU: numba with its cache, or without it where nothing can be written; memory that is kept."""
+"""Fast code on a CPU: numba with its cache or without it, memory that is kept, cores."""
 
 from __future__ import annotations
 

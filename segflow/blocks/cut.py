@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from segflow.errors import BoxError, UsageError
 from segflow.geometry import Box, Grid, Vec, vec
 from segflow.volumes.base import VolumeInfo
+from segflow.volumes.files import override
 
 if TYPE_CHECKING:
     from segflow.chunk import Chunk
@@ -43,6 +44,26 @@ class Held:
     def read(self, box: Box) -> Chunk:
         """Give the chunk in ``box``, as a view."""
         return self.chunk.cutout(box)
+
+
+class Retold:
+    """A source with another voxel size (nm) or layer type than it says; None keeps its own."""
+
+    def __init__(
+        self, source: Source, voxel_size: Sequence[float] | None = None, layer_type: str | None = None
+    ) -> None:
+        self.source = source
+        self.info = override(source.info, voxel_size=voxel_size, layer_type=layer_type)
+
+    def read(self, box: Box) -> Chunk:
+        """Give the chunk in a box inside ``info.bounds``."""
+        info = self.info
+        return replace(
+            self.source.read(box),
+            voxel_size=info.voxel_size,
+            layer_type=info.layer_type,
+            offsets=info.offsets,
+        )
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,11 @@ class Exact:
         """The level of the whole volume."""
         return self.tree.levels - 1
 
+    @property
+    def until(self) -> Fraction:
+        """How far is merged."""
+        return self.threshold or Fraction(0)
+
     def stages(self, key: Mapping[str, Any] | None = None) -> Iterator[Stage]:
         """Give the stages up to the merged graph; ``key`` says what the affinities depend on."""
         tree = self.tree
@@ -149,13 +154,13 @@ class Exact:
         ]
         goes_on = [b < n for b, n in zip(core.stop, self.tree.bounds.stop)]
         labels = self.labels(block)
-        return subgraphs.of_block(labels, self.named(block), planes, self.read(core), goes_on, self.threshold)
+        return subgraphs.of_block(labels, self.named(block), planes, self.read(core), goes_on, self.until)
 
     def merge_up(self, level: int, node: int) -> Table:
         """Join the graphs of a node's children, and merge further."""
         children = self.tree.children(level, node)
         parts = [self.load(f"merge-{level - 1}", i, "ids", "live", "sides", "edges") for i in children]
-        return subgraphs.of_parts(parts, [self.tree.met(level - 1, i) for i in children], self.threshold)
+        return subgraphs.of_parts(parts, [self.tree.met(level - 1, i) for i in children], self.until)
 
     def segments(self, threshold: Fraction, level: int, node: int) -> Table:
         """Give the segment of each of a node's ids (level 0: of a block's labels)."""

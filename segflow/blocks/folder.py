@@ -215,7 +215,8 @@ def _grid_of(
             windows.append(_window(path, axis, number, row, size[axis], (overlap or (0, 0, 0))[axis], told))
         axes.append(tuple(windows))
     bounds = Box(vec([w[0][0] for w in axes]), vec([max(b for _, b in w) for w in axes]))
-    shift = [a - b for a, b in zip(voxel_offset, bounds.start)] if voxel_offset else (0, 0, 0)
+    first = files[(0, 0, 0)].bounds.start if (0, 0, 0) in files else bounds.start
+    shift = [a - b for a, b in zip(voxel_offset or first, bounds.start)]
     moved = tuple(tuple((a + s, b + s) for a, b in w) for w, s in zip(axes, shift))
     return Blocks(bounds.shift(shift), moved)
 

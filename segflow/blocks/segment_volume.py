@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,11 @@ class Options:
         known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
         return cls(**known)
 
+    @property
+    def folder(self) -> str:
+        """The output without the threshold: the work folder lies beside it."""
+        return self.out.replace("-{threshold}", "").replace("{threshold}", "").rstrip("/")
+
     def output(self, threshold: str) -> str:
         """Give the volume of one threshold."""
         if "{threshold}" in self.out:
@@ -92,12 +98,19 @@ class SegmentVolume:
         work: the work folder.
         options: what is wanted.
         provenance: kept with the outputs.
+        until: how far is merged; default: to the largest threshold.
 
     Raises:
         UsageError, VolumeError, ChunkError: options or inputs that do not go together.
     """
 
-    def __init__(self, work: WorkFolder, options: Options, provenance: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        work: WorkFolder,
+        options: Options,
+        provenance: dict[str, Any] | None = None,
+        until: Fraction | None = None,
+    ) -> None:
         self.work, self.options, self.provenance = work, options, provenance
         self.affs = _open_affinities(options)
         self.mask = Mask(open_lazy(options.mask), self.info) if options.mask else None
@@ -106,9 +119,16 @@ class SegmentVolume:
         self.tree = BoxTree(Box((0, 0, 0), self.info.bounds.shape), vec(options.block_size))
         low, high = byte_limits(options.low, options.high)
         self.exact = Exact(
-            self.tree, self.tree.bounds.shape, self.read, self.load, low, high,
-            max(self.thresholds.values()), self.read_fragments if self.fragments else None, options.quantile,
-        )  # fmt: skip
+            self.tree,
+            self.tree.bounds.shape,
+            self.read,
+            self.load,
+            low,
+            high,
+            until or max(self.thresholds.values()),
+            self.read_fragments if self.fragments else None,
+            options.quantile,
+        )
         for threshold in self.thresholds:
             self.output(threshold).check(self.segments_info)
             self._check_output(self.output(threshold))
@@ -238,8 +258,66 @@ class SegmentVolume:
         """Record the job in its work folder; give its stages."""
         stages = self.stages()
         grid, bounds = self.tree.grid, self.info.bounds
-        self.work.begin(JOB, asdict(self.options), stages, grid=grid, bounds=bounds, stale=stale)
+        self.work.begin(JOB, self._record(), stages, grid=grid, bounds=bounds, stale=stale)
         return stages
+
+    def _record(self) -> dict[str, Any]:
+        return {"segmentation": asdict(self.options), "provenance": self.provenance}
+
+    @classmethod
+    def joined(cls, work: WorkFolder) -> SegmentVolume:
+        """Give the job of a work folder.
+
+        Raises:
+            VolumeError: there is none, or of another command.
+        """
+        options, provenance = _recorded(work)
+        return cls(work, options, provenance)
+
+
+class Relabel(SegmentVolume):
+    """The job that cuts a merged volume at another threshold.
+
+    Args:
+        work: the work folder of the job that merged it.
+        threshold: as a word.
+        out: volume for the segments.
+        provenance: kept with it.
+
+    Raises:
+        UsageError: the threshold is above that of the merging.
+    """
+
+    def __init__(
+        self, work: WorkFolder, threshold: str, out: str, provenance: dict[str, Any] | None = None
+    ) -> None:
+        self.merged, _ = _recorded(work)
+        until = max(_threshold(word) for word in self.merged.thresholds)
+        if _threshold(threshold) > until:
+            raise UsageError(
+                f"{work.path} is merged up to the threshold {label(until)}; for {threshold} run "
+                "segment-volume with that threshold"
+            )
+        super().__init__(work, replace(self.merged, thresholds=(threshold,), out=out), provenance, until)
+
+    def stages(self) -> list[Stage]:
+        """Give the stages that cut and write."""
+        (word,) = self.thresholds
+        *cut, write = self.volume_stages(word)
+        if self.options.out != self.merged.out:
+            name = Path(self.options.out.rstrip("/")).name
+            write = replace(write, name=f"{write.name}-in-{name}")
+        return [*cut, write]
+
+    def _record(self) -> dict[str, Any]:
+        return dict(self.work.plan()["options"])
+
+
+def _recorded(work: WorkFolder) -> tuple[Options, dict[str, Any] | None]:
+    plan = work.plan()
+    if plan["job"] != JOB:
+        raise VolumeError(f"{work.path} is the work folder of {plan['job']}, not of {JOB}")
+    return Options.of(plan["options"]["segmentation"]), plan["options"]["provenance"]
 
 
 def _open_affinities(options: Options) -> LazyVolume:

@@ -17,6 +17,7 @@ from segflow.blocks.join import Joined
 from segflow.blocks.mask import Mask
 from segflow.chunk import Chunk
 from segflow.errors import ChunkError
+from segflow.volumes.npy import write_npy
 
 if TYPE_CHECKING:
     from segflow.blocks.overlap import Matching
@@ -91,7 +92,7 @@ class Gathered:
             )
         if self.folder is not None:
             path = self.folder / f"{index}.npy"
-            np.save(path, chunk.array)
+            write_npy(str(path), chunk)
             chunk = replace(chunk, array=np.load(path, mmap_mode="r"))
         self.pieces[index] = Held(chunk)
 

@@ -96,16 +96,20 @@ def _step(number: int, command: ChainCommand, made: click.Context) -> Step:
     name = str(command.name)
     title = made.params.get("step_name") or name
     return Step(
-        number, name, command.operator, dict(made.params), names, title, [name, *_words(command, made)]
+        number, name, command.operator, dict(made.params), names, title, [name, *words_of(command, made)]
     )
 
 
-def _words(command: click.Command, made: click.Context) -> list[str]:
+def words_of(command: click.Command, made: click.Context, leave_out: tuple[str, ...] = ()) -> list[str]:
     """Give the options that stood on the line as canonical words."""
     words: list[str] = []
     for parameter in command.params:
         key = str(parameter.name)
-        if key not in made.params or made.get_parameter_source(key) != ParameterSource.COMMANDLINE:
+        if (
+            key in leave_out
+            or key not in made.params
+            or made.get_parameter_source(key) != ParameterSource.COMMANDLINE
+        ):
             continue
         value = made.params[key]
         word = long_name(parameter)

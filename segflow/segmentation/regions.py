@@ -19,7 +19,7 @@ _GOLDEN, _SHIFT = np.uint64(0x9E3779B97F4A7C15), np.uint64(30)
 
 
 @njit()
-def slot_of(keys: NDArray[Any], key: Any) -> int:
+def slot_of(keys: NDArray[Any], key: Any) -> Any:
     """Give the place of ``key`` in an open-addressing table (0: free), or the free place for it."""
     mask = keys.size - 1
     at = np.int64((key * _GOLDEN) >> _SHIFT) & mask

@@ -1,0 +1,115 @@
+"""segment-volume: a volume of affinities to a volume of segments, block by block."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from segflow.cli.files import before_the_run
+from segflow.cli.jobs import provenance_of, stale_option, tell, work_options
+from segflow.cli.operator import job, option, triple
+from segflow.errors import UsageError
+
+if TYPE_CHECKING:
+    from segflow.blocks.segment_volume import Options
+
+Three = tuple[int, int, int]
+
+
+@job(example="segflow segment-volume --affs affs --out seg --block-size 64 512 512 --threshold 0.7")
+@option("--affs", metavar="VOLUME", default=None,
+        help="Affinities: precomputed, zarr://, n5://, FILE.h5[:DATASET], npy; uint8 or float.")  # fmt: skip
+@option("--out", metavar="VOLUME", default=None,
+        help="Volume for the segments, made if it is not there. {threshold} in it is replaced; with several "
+        "thresholds -T is added.")  # fmt: skip
+@triple("--block-size", default=(64, 512, 512), help="Of the blocks, voxels.")
+@option("--threshold", "thresholds", metavar="T", multiple=True, default=("0.7",),
+        help="Merge while 1 - mean affinity is below it; repeat it for several volumes.")  # fmt: skip
+@option("-l", "--aff-threshold-low", type=click.FloatRange(0, 1), default=0.0001,
+        help="Voxels whose best affinity is not above this become 0.")  # fmt: skip
+@option("-h", "--aff-threshold-high", type=click.FloatRange(0, 1), default=0.9999,
+        help="Affinities at or above this always join.")  # fmt: skip
+@option("--mask", metavar="VOLUME", default=None,
+        help="What is 0 there is not segmented; at the mip of the affinities, or coarser.")  # fmt: skip
+@option("--fragments", metavar="VOLUME", default=None,
+        help="Fragments made elsewhere, in place of the watershed's.")  # fmt: skip
+@option("--merge-function", type=click.Choice(["mean", "quantile"]), default="mean",
+        help="Score of two neighbours: mean affinity, or a quantile (whole graph in memory).")  # fmt: skip
+@option("--quantile", type=click.IntRange(0, 99), default=50, help="Of --merge-function quantile, percent.")
+@option("--join-small", type=click.IntRange(0), default=0,
+        help="Last, segments of fewer voxels join the neighbour with the largest mean affinity.")  # fmt: skip
+@option("--dust", type=click.IntRange(0), default=0, help="Last, segments of fewer voxels become 0.")
+@option("--dataset-path", "dataset", default=None, help="Data set of --affs.")
+@option("--mip", type=click.IntRange(0, 30), default=0, help="Mip of --affs.")
+@option("--channel-order", type=click.Choice(["xyz", "zyx"]), default=None,
+        help="Order of the channels where --affs does not say it; PyTC's is zyx.")  # fmt: skip
+@option("--dtype", type=click.Choice(["uint32", "uint64"]), default=None,
+        help="Of a new volume; default: uint64.")  # fmt: skip
+@option("--encoding", default=None, help="Of a new volume; default: compressed_segmentation.")
+@triple("--chunk-size", default=(64, 64, 64), help="Of a new volume, voxels.")
+@work_options
+@stale_option
+@click.pass_context
+def segment_volume(
+    ctx: click.Context,
+    affs: str | None = None,
+    out: str | None = None,
+    work_dir: str | None = None,
+    join: bool = False,
+    processes: int | None = None,
+    stale: str = "fail",
+    **told: Any,
+) -> None:
+    """Segment affinities larger than memory: the answer of agglomerate --engine exact, whatever the blocks.
+
+    Watershed and agglomeration run over all blocks in several processes. What is done is kept in a
+    work folder beside the output: the same line again, after a kill, goes on. segflow status shows
+    it, relabel-volume cuts it at other thresholds.
+    """
+    from segflow.blocks.inputs import work_dir_of
+    from segflow.blocks.ledger import WorkFolder
+    from segflow.blocks.runner import drive, run_stages
+    from segflow.blocks.segment_volume import JOB, SegmentVolume
+    from segflow.compiled import cores
+
+    if join:
+        if work_dir is None:
+            raise UsageError("--join needs the work folder: --work-dir DIR")
+        folder = WorkFolder(work_dir)
+        with before_the_run():
+            made = SegmentVolume.joined(folder)
+        run_stages(folder, made.stages())
+        made.finish()
+        return
+    if affs is None or out is None:
+        raise UsageError("say which affinities and where the segments go: --affs VOLUME --out VOLUME")
+    options = make_options(affs, out, **told)
+    with before_the_run():
+        folder = WorkFolder(work_dir or work_dir_of(options.folder))
+        made = SegmentVolume(folder, options, provenance_of(ctx))
+        stages = made.begin(stale)
+    drive(folder, stages, [JOB, "--work-dir", str(folder.path), "--join"], processes or cores())
+    made.finish()
+    for word in options.thresholds:
+        tell(options.output(word), made.info.bounds.voxels)
+
+
+def make_options(
+    affs: str,
+    out: str,
+    *,
+    thresholds: tuple[str, ...],
+    aff_threshold_low: float,
+    aff_threshold_high: float,
+    merge_function: str,
+    quantile: int,
+    **told: Any,
+) -> Options:
+    """Give the options of the job from those of the command line."""
+    from segflow.blocks.segment_volume import Options
+
+    return Options(
+        affs, out, thresholds=tuple(dict.fromkeys(thresholds)), low=aff_threshold_low,
+        high=aff_threshold_high, quantile=quantile if merge_function == "quantile" else None, **told,
+    )  # fmt: skip
