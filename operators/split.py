@@ -44,6 +44,10 @@ def _one_input(options: dict[str, Any]) -> None:
         raise UsageError(f"--{told[0].replace('_', '-')} is for a file or volume, not for a chunk")
 
 
+def _region_told(options: dict[str, Any]) -> bool:
+    return any(options[key] is not None for key in REGION)
+
+
 def _blocks(bounds: Box, task: Box | None, options: dict[str, Any]) -> Blocks:
     """Give the blocks of the region that the options choose in ``bounds``; default: the task's box."""
     from segflow.blocks.cut import Blocks
@@ -51,9 +55,8 @@ def _blocks(bounds: Box, task: Box | None, options: dict[str, Any]) -> Blocks:
 
     roi, start, stop, size = (options[k] for k in REGION)
     region = region_from(bounds, start, stop, size, Box.parse(roi) if roi else None)
-    told = any(v is not None for v in (roi, start, stop, size))
     region = bounds if region is None else region
-    if not told and task is not None and options["chunk"] is None:
+    if not _region_told(options) and task is not None and options["chunk"] is None:
         region = task.intersect(bounds)
     if not bounds.contains(region):
         raise UsageError(
@@ -223,8 +226,9 @@ def split(
     else:
         name = str(path or volume).replace("{bbox}", state.label)
         source = open_lazy(name, mip=level if volume else 0, **{k: options[k] for k in OPENED})
-    task = state.bbox if level == state.mip else None
-    blocks = _blocks(source.info.bounds, task, options)
+    if state.bbox is not None and level != state.mip and chunk is None and not _region_told(options):
+        raise UsageError(f"the task's box is at mip {state.mip}, not {level}; leave --mip out, or give --roi")
+    blocks = _blocks(source.info.bounds, state.bbox, options)
     hidden = Mask(open_lazy(mask), source.info) if mask else None
     cut = Cut(blocks, source, hidden, empty_threshold, _folder(state, source, blocks.bounds, options))
     group = Group(state, blocks)

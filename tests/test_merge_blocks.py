@@ -476,3 +476,41 @@ def test_the_whole_line(segflow, tmp_path: Path, em: Path) -> None:
     assert len(ids) > 5
     assert len(across[across > 0]) > 1  # objects go through the cut
     assert volume.info(1).mips > 1
+
+
+def test_what_blocks_do_not_say(segflow, tmp_path: Path) -> None:
+    array = np.random.default_rng(2).integers(0, 999, (4, 20, 20)).astype(np.uint16)
+    np.save(tmp_path / "a.npy", array)
+    line = (
+        "split",
+        "-f",
+        tmp_path / "a.npy",
+        "--block-size",
+        4,
+        12,
+        12,
+        "--overlap",
+        0,
+        4,
+        4,
+        "merge-blocks",
+    )
+    segflow(*line, "-v", tmp_path / "pre", "--layer-type", "image", "--voxel-size", *VOXEL)
+    found = open_lazy(str(tmp_path / "pre")).read()
+    assert np.array_equal(found.array, array)
+    assert (found.voxel_size, found.layer_type) == (VOXEL, "image")
+    segflow(*line, "--layer-type", "segmentation", "-f", tmp_path / "a.h5", "--dtype", "uint32")
+    found = read_h5(str(tmp_path / "a.h5"))
+    assert (found.dtype, found.layer_type) == (np.uint32, "segmentation")
+
+
+def test_places_of_files_and_a_told_overlap_must_agree(segflow, tmp_path: Path, cut) -> None:
+    whole = chunk_of()
+    folder = cut(whole)
+    (folder / "manifest.json").unlink()
+    line = ("merge-blocks", "--input-dir", folder, "-f", tmp_path / "a.h5")
+    segflow(*line, "--overlap", 1, 4, 6)
+    same(read_h5(str(tmp_path / "a.h5")), whole)
+    assert "and its block of the grid is" in segflow(*line, "--overlap", 1, 6, 6, code=2).last
+    rewrite(folder / "chunk_z00_y01_x00.h5", voxel_size=(1, 1, 1))
+    assert "differ in voxel size" in segflow(*line, code=2).last
