@@ -11,7 +11,7 @@ import click
 from segflow.cli.files import DTYPES, LAYER_TYPES
 from segflow.cli.groups import Turn, joined_groups, no_group
 from segflow.cli.labels import label_options, matching_from
-from segflow.cli.merging import deliver, join_folder, plan_merge
+from segflow.cli.merging import deliver, join_folder, label_dtype, plan_merge
 from segflow.cli.operator import name_in, name_out, operator, option, triple, volume_option
 
 if TYPE_CHECKING:
@@ -103,8 +103,8 @@ def merge_blocks(
         if input_dir is not None:
             join_folder(state, options)
             return
-        matching = matching_from(options)
-        deliver(state, gathered.joined(blend, matching=matching, dtype=dtype if labels else None), options)
+        joined = gathered.joined(blend, matching=matching_from(options), dtype=label_dtype(options))
+        deliver(state, joined, options)
 
     if level:
         name = None if input_dir is not None else chunk or "chunk"

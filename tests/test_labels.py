@@ -595,7 +595,7 @@ def test_blocks_that_do_not_fit_the_chunks_lose_no_voxel(folder: Path, tmp_path:
             def ready(self, joined: Any, written: list[Box] = written) -> Any:
                 volume = super().ready(joined)
                 write = volume.write
-                volume.write = lambda chunk: (written.append(chunk.bbox), write(chunk))[1]
+                volume.write = lambda chunk, mip: (written.append(chunk.bbox), write(chunk, mip))[1]
                 return volume
 
         blocks, pieces = open_blocks(str(folder))
@@ -841,3 +841,51 @@ def test_kill_9_and_the_same_line_again(stage: str, after: int, folder: Path, tm
 def voxels(folder: Path) -> dict[str, bytes]:
     """Give the chunk files."""
     return {name: data for name, data in tree(folder).items() if "provenance" not in name}
+
+
+def test_a_stream_into_a_volume_that_is_too_narrow_writes_nothing(segflow: Any, tmp_path: Path) -> None:
+    write_h5(str(tmp_path / "a.h5"), Chunk(np.arange(1, 601, dtype=np.uint32).reshape(1, 20, 30)))
+    volume: Any = open_volume(str(tmp_path / "seg"))
+    make_volume(
+        volume, Chunk(np.zeros((1, 20, 30), np.uint8), layer_type="segmentation"), block_size=(1, 4, 4)
+    )
+    before = tree(tmp_path / "seg")
+    words = (
+        "read-h5",
+        "-f",
+        tmp_path / "a.h5",
+        "split",
+        "-i",
+        "chunk",
+        "--block-size",
+        1,
+        12,
+        12,
+        "--overlap",
+        0,
+        4,
+        4,
+    )
+    result = segflow(*words, "merge-blocks", "--labels", "-v", tmp_path / "seg", code=1)
+    assert "there are 600 labels, and uint8 holds 255; use --dtype" in result.last
+    assert tree(tmp_path / "seg") == before
+    segflow(*words, "merge-blocks", "--labels", "--min-overlap", 1, "-v", tmp_path / "wide")
+    assert np.unique(open_volume(str(tmp_path / "wide")).read().array).size == 600
+
+
+def test_files_of_k_neuronseg_without_places(segflow: Any, tmp_path: Path, ac4: Any) -> None:
+    """No manifest, no offsets: the names give the grid, --overlap the rest; data set vol0."""
+    folder = tmp_path / "blocks"
+    folder.mkdir()
+    blocks = Blocks.over(Box((0, 0, 0), ac4.shape), (20, 120, 130), (0, 16, 16))
+    chunks = cut(ac4, (20, 120, 130), (0, 16, 16), components)
+    for index, chunk in enumerate(chunks):
+        with h5py.File(folder / f"chunk_{blocks.name(index)}.h5", "w") as file:
+            file["vol0"] = chunk.array.astype(np.uint32)
+    words = ("merge-blocks", "--input-dir", folder, "--labels", "--rule", "kneuronseg")
+    assert "give --overlap Z Y X" in segflow(*words, "-f", tmp_path / "a.h5", code=2).last
+    segflow(*words, "--overlap", 0, 16, 16, "--voxel-size", 30, 6, 6, "-f", tmp_path / "a.h5")
+    found = read_h5(str(tmp_path / "a.h5"))
+    wanted = join(chunks, Matching("kneuronseg"))
+    assert (found.array == wanted.array).all()
+    assert found.voxel_size == (30.0, 6.0, 6.0)

@@ -129,8 +129,9 @@ def _label_job(state: State, blocks: Blocks, pieces: Mapping[int, Source], optio
         new = {"block_size": options["volume_block_size"], "encoding": options["encoding"]}
         place = path.replace("{bbox}", state.label) if path else None
         output = Output.at(
-            place, volume, dtype=options["dtype"], options=new, provenance=state.run.provenance()
-        )
+            place, volume, dtype=options["dtype"], options=new, mip=state.mip,
+            provenance=state.run.provenance(),
+        )  # fmt: skip
     merge_labels(
         blocks, pieces, output, matching_from(options),
         work_dir=options["work_dir"], step=step, stale=options["stale"] or "fail",
@@ -138,6 +139,15 @@ def _label_job(state: State, blocks: Blocks, pieces: Mapping[int, Source], optio
     if output is not None and step != "pool":
         look = _view_line(output.path) if output.is_file else view_line(output.volume)
         state.run.wrote(output.path, blocks.bounds.voxels, look)
+
+
+def label_dtype(options: dict[str, Any]) -> str | None:
+    """Give the dtype that joined labels must have: that of a volume that is there, else what is told."""
+    from segflow.blocks.output import Output
+
+    path, volume = options["path"], options["volume"]
+    there = Output.at(path, volume).found() if path or volume else None
+    return there.dtype if there else options["dtype"]
 
 
 def _view_line(path: str) -> str:
