@@ -71,9 +71,9 @@ class BoxTree:
         spans = (range(2 * i, min(2 * i + 2, n)) for i, n in zip(self.place(level, node), below))
         return [self.node(level - 1, place) for place in product(*spans)]
 
-    def parent(self, level: int, node: int) -> int:
-        """Give the node of the level above that this one is in."""
-        return self.node(level + 1, [i // 2 for i in self.place(level, node)])
+    def parent(self, level: int, node: int, steps: int = 1) -> int:
+        """Give the node of the level above, or of one further up, that this one is in."""
+        return self.node(level + steps, [i >> steps for i in self.place(level, node)])
 
     def met(self, level: int, node: int) -> int:
         """Give the bits of the sides at which a node meets another of its parent's."""

@@ -82,7 +82,11 @@ class Exact:
             last = f"names-{level}"
         if self.threshold is None:
             return
-        until = {"threshold": str(self.threshold)}
+        until = {"threshold": str(self.threshold), "quantile": self.quantile}
+        if self.quantile is not None:
+            yield self.stage("contacts", 0, self.contacts, (last,))
+            yield self.stage(f"merge-{self.top}", self.top, self.merge_all, ("contacts",), until)
+            return
         yield self.stage("merge-0", 0, self.merge, (last,), until)
         for level in range(1, tree.levels):
             after = (f"merge-{level - 1}",)
@@ -91,7 +95,8 @@ class Exact:
     def cut(self, threshold: Fraction) -> Iterator[Stage]:
         """Give the stages that find the segments at a threshold, not above that of the merging."""
         last = f"merge-{self.top}"
-        for level in range(self.top, -1, -1):
+        levels = range(self.top, -1, -1)
+        for level in levels if self.quantile is None else sorted({self.top, 0}, reverse=True):
             name = f"segments-{label(threshold)}-{level}"
             yield self.stage(name, level, partial(self.segments, threshold, level), (last,))
             last = name
@@ -148,13 +153,25 @@ class Exact:
     def merge(self, block: int) -> Table:
         """Build and merge the region graph of a block."""
         core = self.tree.box(0, block)
-        planes: list[NDArray[np.int64] | None] = [
+        goes_on = [b < n for b, n in zip(core.stop, self.tree.bounds.stop)]
+        return subgraphs.of_block(*self._region(block), goes_on, self.until)
+
+    def _region(self, block: int) -> tuple[Any, Any, list[Any], Any]:
+        """Give a block's labels and fragments, the planes before it, and its affinities."""
+        planes = [
             None if other is None else self.lut(None, other)[self._last(axis, other)]
             for axis, other in enumerate(self.tree.before(block))
         ]
-        goes_on = [b < n for b, n in zip(core.stop, self.tree.bounds.stop)]
-        labels = self.labels(block)
-        return subgraphs.of_block(labels, self.named(block), planes, self.read(core), goes_on, self.until)
+        return self.labels(block), self.named(block), planes, self.read(self.tree.box(0, block))
+
+    def contacts(self, block: int) -> Table:
+        """Count the affinities of a block's edges."""
+        return {"rows": subgraphs.histograms_of_block(*self._region(block))}
+
+    def merge_all(self, _: int) -> Table:
+        """Merge the region graph of the whole volume by a quantile."""
+        rows = [self.load("contacts", i, "rows")["rows"] for i in range(self.tree.count(0))]
+        return subgraphs.of_histograms(np.concatenate(rows), self.quantile or 0, self.until)
 
     def merge_up(self, level: int, node: int) -> Table:
         """Join the graphs of a node's children, and merge further."""
@@ -166,14 +183,18 @@ class Exact:
         """Give the segment of each of a node's ids (level 0: of a block's labels)."""
         above = None
         if level < self.top:
-            found = self.load(f"segments-{label(threshold)}-{level + 1}", self.tree.parent(level, node))
+            step = 1 if self.quantile is None else self.top
+            found = self.load(
+                f"segments-{label(threshold)}-{level + step}", self.tree.parent(level, node, step)
+            )
             above = (found["ids"], found["segments"])
+            if self.quantile is not None:
+                return {"segments": _renamed(self.named(node), *above)}
         part = self.load(f"merge-{level}", node, "ids", "to", "merges", "live")
-        result = subgraphs.segments(part, threshold, above)
+        result = subgraphs.segments(part, threshold, above, self.quantile)
         if level:
             return {"ids": part["ids"], "segments": result}
-        names = self.named(node)
-        return {"segments": result[np.searchsorted(part["ids"], names)]}
+        return {"segments": _renamed(self.named(node), part["ids"], result)}
 
     def lut(self, threshold: Fraction | None, block: int) -> NDArray[np.int64]:
         """Give the segment at a threshold, or the fragment, of the labels 0 ... n of a block."""
@@ -227,6 +248,14 @@ def label(threshold: Fraction) -> str:
     '0.7'
     """
     return f"{float(threshold):g}"
+
+
+def _renamed(ids: NDArray[Any], known: NDArray[Any], names: NDArray[Any]) -> NDArray[Any]:
+    """Give the names of ids by a sorted table; ids that it does not hold keep theirs."""
+    if not len(known):
+        return ids
+    places = np.minimum(np.searchsorted(known, ids), len(known) - 1)
+    return np.where(known[places] == ids, names[places], ids)
 
 
 def _given(ids: NDArray[np.int64]) -> dict[str, NDArray[Any]]:

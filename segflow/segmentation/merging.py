@@ -75,9 +75,62 @@ def _sift_down(heap: NDArray[Any], at: int, size: int) -> None:
 
 
 @njit()
+def _quantile(first: int, chain: NDArray[Any], rows: NDArray[Any], percent: int) -> int:
+    """Give the value at a percentile of a histogram: the (percent n // 100 + 1)-th smallest of n."""
+    total = 0
+    at = first
+    while at >= 0:
+        total += rows[at, 1]
+        at = chain[at]
+    left = percent * total // 100
+    at = first
+    while left >= rows[at, 1]:
+        left -= rows[at, 1]
+        at = chain[at]
+    return rows[at, 0]
+
+
+@njit()
+def _pour(keep: int, drop: int, chain: NDArray[Any], rows: NDArray[Any]) -> int:
+    """Add one histogram to another, both sorted chains of rows (value, count); give its new first row."""
+    first = last = -1
+    while keep >= 0 or drop >= 0:
+        if drop < 0 or (keep >= 0 and rows[keep, 0] <= rows[drop, 0]):
+            at = keep
+            keep = chain[keep]
+            if drop >= 0 and rows[drop, 0] == rows[at, 0]:
+                rows[at, 1] += rows[drop, 1]
+                drop = chain[drop]
+        else:
+            at = drop
+            drop = chain[drop]
+        if first < 0:
+            first = at
+        else:
+            chain[last] = at
+        last = at
+    chain[last] = -1
+    return first
+
+
+@njit()
+def _push(heap: NDArray[Any], size: int, hi: Any, lo: Any) -> int:
+    at = size
+    while at > 0:
+        up = (at - 1) // 2
+        if heap[up, 0] > hi or (heap[up, 0] == hi and heap[up, 1] >= lo):
+            break
+        heap[at, 0], heap[at, 1] = heap[up, 0], heap[up, 1]
+        at = up
+    heap[at, 0], heap[at, 1] = hi, lo
+    return size + 1
+
+
+@njit()
 def _merge(
     nodes: int, u: NDArray[Any], v: NDArray[Any], sums: NDArray[Any], counts: NDArray[Any],
     frozen: NDArray[Any], numerator: int, denominator: int,
+    percent: int, begins: NDArray[Any], chain: NDArray[Any], rows: NDArray[Any],
 ) -> Any:  # fmt: skip
     edges = u.size
     parent = np.arange(nodes).astype(np.int32)
@@ -94,7 +147,7 @@ def _merge(
     table = np.zeros(size, np.uint64)
     value = np.zeros(size, np.int32)
     used = edges
-    heap = np.empty((edges, 2), np.uint64)
+    heap = np.empty((2 * edges if percent >= 0 else edges, 2), np.uint64)
     waiting = 0
     for e in range(edges):
         for end in range(2):
@@ -161,11 +214,18 @@ def _merge(
                         key_of[twin] < key_of[e] and not above(sums[e], counts[e], sums[twin], counts[twin])
                     ):
                         keep, drop = twin, e
-                    sums[keep] += sums[drop]
-                    counts[keep] += counts[drop]
+                    if percent < 0:
+                        sums[keep] += sums[drop]
+                        counts[keep] += counts[drop]
+                    else:
+                        begins[keep] = _pour(begins[keep], begins[drop], chain, rows)
+                        sums[keep] = 2 * _quantile(begins[keep], chain, rows, percent) + 1
                     if key_of[drop] < key_of[keep]:
                         key_of[keep] = key_of[drop]
                     edge_of[key_of[keep]] = keep
+                    if percent >= 0 and above(sums[keep], counts[keep], numerator, denominator):
+                        hi, lo = _score(sums[keep], counts[keep])
+                        waiting = _push(heap, waiting, hi, lo | (_NONE - np.uint64(key_of[keep])))
                     alive[drop] = False
                     value[at] = keep
                     add = keep == e
@@ -249,8 +309,9 @@ def merge(
     first, second = u.copy(), v.copy()
     stopped = np.zeros(nodes, np.uint8) if frozen is None else frozen.astype(np.uint8)
     s, c = sums.copy(), counts.copy()
+    none = np.zeros(0, np.int64)
     parent, alive, keys, done = _merge(
-        nodes, first, second, s, c, stopped, limit.numerator, limit.denominator
+        nodes, first, second, s, c, stopped, limit.numerator, limit.denominator, -1, none, none, none[:, None]
     )
     least = np.full(nodes, nodes, np.int32)
     np.minimum.at(least, parent, np.arange(nodes, dtype=np.int32))
@@ -262,6 +323,59 @@ def merge(
     edges = np.column_stack([ends, s[left], c[left], keys[left]]).astype(np.int64)
     rows = np.column_stack([u[done[:, 0]], v[done[:, 0]], done[:, 1:]]).astype(np.int64)
     return Merged(to, live, edges, rows)
+
+
+def merge_quantiles(
+    nodes: int,
+    u: NDArray[np.int32],
+    v: NDArray[np.int32],
+    values: NDArray[np.int64],
+    votes: NDArray[np.int64],
+    percent: int,
+    threshold: Fraction,
+) -> Merged:
+    """Merge a region graph as ``merge`` does, by a percentile of the affinities of each edge.
+
+    The score of an edge is 1 - (q + 1/2) / 256, where q is the (percent n // 100 + 1)-th smallest of its n
+    affinities (Funke et al., TPAMI 2019). Unlike means, parts of a graph cannot be merged first.
+
+    Args:
+        nodes: their number; they are 0 ... n - 1.
+        u, v, values, votes: rows of the edges' histograms, sorted by u, v and value.
+        percent: 0 ... 99.
+        threshold: merge while the score is below it.
+
+    Returns:
+        as ``merge``; sums and counts of ``merges`` are 2 q + 1 and 512.
+    """
+    new = np.ones(len(u), bool)
+    new[1:] = (u[1:] != u[:-1]) | (v[1:] != v[:-1])
+    begins = np.flatnonzero(new)
+    chain = np.arange(1, len(u) + 1)
+    chain[np.flatnonzero(np.append(new[1:], True)[: len(u)])] = -1
+    rows = np.column_stack([values, votes]).astype(np.int64)
+    first, second = u[begins].copy(), v[begins].copy()
+    limit = 1 - threshold
+    sums = 2 * quantiles(begins, chain, rows, percent) + 1
+    counts = np.full(len(begins), 512)
+    parent, _, _, done = _merge(
+        nodes, first, second, sums, counts, np.zeros(nodes, np.uint8), limit.numerator, limit.denominator,
+        percent, begins.copy(), chain, rows,
+    )  # fmt: skip
+    least = np.full(nodes, nodes, np.int32)
+    np.minimum.at(least, parent, np.arange(nodes, dtype=np.int32))
+    keys = begins[done[:, 0]]
+    merges = np.column_stack([u[keys], v[keys], done[:, 1:]]).astype(np.int64)
+    return Merged(least[parent], np.zeros(nodes, bool), np.zeros((0, 5), np.int64), merges)
+
+
+@njit()
+def quantiles(begins: NDArray[Any], chain: NDArray[Any], rows: NDArray[Any], percent: int) -> NDArray[Any]:
+    """Give the value at a percentile of each histogram."""
+    result = np.empty(begins.size, np.int64)
+    for i in range(begins.size):
+        result[i] = _quantile(begins[i], chain, rows, percent)
+    return result
 
 
 def above_all(sums: NDArray[np.int64], counts: NDArray[np.int64], limit: Fraction) -> NDArray[np.bool_]:

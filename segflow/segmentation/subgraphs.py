@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segflow.geometry import HIGH_SIDES, LOW_SIDES
-from segflow.segmentation.merging import Merged, above_all, merge
-from segflow.segmentation.regions import contacts
+from segflow.segmentation.merging import Merged, above_all, merge, merge_quantiles
+from segflow.segmentation.regions import contacts, histograms
 from segflow.segmentation.unions import united
 
 Table = Mapping[str, NDArray[Any]]
@@ -47,6 +47,53 @@ def of_block(
         goes_on: whether the volume goes on behind the block, for z, y, x.
         threshold: merge while 1 - mean affinity is below it.
     """
+    ids, whole, start = _ranked(labels, names, planes)
+    sides = np.zeros(len(ids) + 1, np.uint8)
+    for axis, plane in enumerate(planes):
+        inner = tuple(slice(s, None) for i, s in enumerate(start) if i != axis)
+        if plane is not None:
+            sides[np.unique(np.take(whole, 0, axis)[inner])] |= LOW_SIDES[axis]
+        if goes_on[axis]:
+            sides[np.unique(np.take(whole, -1, axis)[inner])] |= HIGH_SIDES[axis]
+    u, v, sums, counts = contacts(whole, affs, start)
+    found = merge(len(ids), u - 1, v - 1, sums, counts, threshold, sides[1:] != 0)
+    return _table(ids, sides[1:], found, np.column_stack([ids[u - 1], ids[v - 1]]))
+
+
+def histograms_of_block(
+    labels: NDArray[np.uint32],
+    names: NDArray[np.int64],
+    planes: Sequence[NDArray[np.int64] | None],
+    affs: NDArray[np.uint8],
+) -> NDArray[np.int64]:
+    """Give the histograms of the edges that a block owns: rows of two ids, affinity, voxel pairs.
+
+    Arguments are those of ``of_block``.
+    """
+    ids, whole, start = _ranked(labels, names, planes)
+    u, v, values, votes = histograms(whole, affs, start)
+    return np.column_stack([ids[u - 1], ids[v - 1], values, votes])
+
+
+def of_histograms(rows: NDArray[np.int64], percent: int, threshold: Fraction) -> dict[str, NDArray[Any]]:
+    """Merge the histograms of all blocks, as ``merging.merge_quantiles`` does."""
+    rows = rows[np.lexsort((rows[:, 2], rows[:, 1], rows[:, 0]))]
+    new = np.ones(len(rows), bool)
+    new[1:] = (rows[1:, :3] != rows[:-1, :3]).any(1)
+    first = np.flatnonzero(new)
+    votes = np.add.reduceat(rows[:, 3], first) if len(first) else rows[:, 3]
+    rows = rows[first]
+    ids = np.unique(rows[:, :2])
+    u, v = (np.searchsorted(ids, rows[:, i]).astype(np.int32) for i in (0, 1))
+    found = merge_quantiles(len(ids), u, v, rows[:, 2].copy(), votes, percent, threshold)
+    return _table(ids, np.zeros(len(ids), np.uint8), found, np.zeros((0, 2), np.int64))
+
+
+def _ranked(
+    labels: NDArray[np.uint32], names: NDArray[np.int64], planes: Sequence[NDArray[np.int64] | None]
+) -> tuple[NDArray[np.int64], NDArray[np.int32], list[int]]:
+    """Give the fragments of a block and of the planes before it, sorted, and for each voxel of both the
+    place of its fragment, from 1; and where the block begins."""
     before = [np.zeros(0, np.int64) if p is None else np.unique(p) for p in planes]
     ids = np.unique(np.concatenate([names, *before]))
     ids = ids[ids != 0]
@@ -54,23 +101,14 @@ def of_block(
     rank[1:] = np.searchsorted(ids, names) + 1
     start = [int(p is not None) for p in planes]
     whole = np.zeros([n + s for n, s in zip(labels.shape, start)], np.int32)
-    whole[start[0] :, start[1] :, start[2] :] = rank[labels]
-    sides = np.zeros(len(ids) + 1, np.uint8)
+    inner = [slice(s, None) for s in start]
+    whole[tuple(inner)] = rank[labels]
     for axis, plane in enumerate(planes):
         if plane is not None:
-            ranks = np.where(plane == 0, 0, np.searchsorted(ids, plane) + 1)
-            at: list[Any] = [slice(s, None) for s in start]
+            at: list[Any] = list(inner)
             at[axis] = 0
-            whole[tuple(at)] = ranks
-            sides[np.unique(ranks)] |= LOW_SIDES[axis]
-        if goes_on[axis]:
-            last = np.take(whole, -1, axis)[tuple(slice(s, None) for i, s in enumerate(start) if i != axis)]
-            sides[np.unique(last)] |= HIGH_SIDES[axis]
-    u, v, sums, counts = contacts(whole, affs, start)
-    sides = sides[1:]
-    found = merge(len(ids), u - 1, v - 1, sums, counts, threshold, sides != 0)
-    keys = np.column_stack([ids[u - 1], ids[v - 1]])
-    return _table(ids, sides, found, keys)
+            whole[tuple(at)] = np.where(plane == 0, 0, np.searchsorted(ids, plane) + 1)
+    return ids, whole, start
 
 
 def of_parts(parts: Sequence[Table], settled: Sequence[int], threshold: Fraction) -> dict[str, NDArray[Any]]:
@@ -121,7 +159,10 @@ def _table(
 
 
 def segments(
-    part: Table, threshold: Fraction, above: tuple[NDArray[Any], NDArray[Any]] | None = None
+    part: Table,
+    threshold: Fraction,
+    above: tuple[NDArray[Any], NDArray[Any]] | None = None,
+    percent: int | None = None,
 ) -> NDArray[np.int64]:
     """Give the segment of each of the part's ``ids`` at a threshold, not above that of the merging.
 
@@ -129,9 +170,11 @@ def segments(
         part: its table.
         threshold: merges whose score is not below it are left out.
         above: sorted ids and their segments, of the part that this one is in; None for the volume.
+        percent: of the quantile by which was merged; None: by the mean.
     """
     ids, to, merges = part["ids"], part["to"], part["merges"]
-    kept = merges[above_all(merges[:, 2], merges[:, 3], (1 - threshold) * 255)]
+    scale = 1 if percent is not None else 255
+    kept = merges[above_all(merges[:, 2], merges[:, 3], (1 - threshold) * scale)]
     first = to if len(kept) == len(merges) else united(len(ids), kept[:, 0], kept[:, 1])
     if above is None:
         return ids[first]
