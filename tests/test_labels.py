@@ -889,3 +889,30 @@ def test_files_of_k_neuronseg_without_places(segflow: Any, tmp_path: Path, ac4: 
     wanted = join(chunks, Matching("kneuronseg"))
     assert (found.array == wanted.array).all()
     assert found.voxel_size == (30.0, 6.0, 6.0)
+
+
+def test_where_is_counted_changes_the_answer(gala: Any) -> None:
+    affinities, segment = gala
+    chunks = cut(affinities, (50, 58, 108), (0, 16, 16), segment)
+
+    def found(**options: Any) -> Any:
+        return join(chunks, Matching("either", **options)).array
+
+    mid, whole = found(), found(count_in="overlap")
+    assert not same_partition(mid, whole)
+    assert not same_partition(mid, found(min_overlap=40))
+    assert same_partition(mid, found(count_in="overlap", margin=7))  # 2 of 16 planes are left
+
+
+def test_neighbours_across_an_edge() -> None:
+    """An object that only two blocks see, which share an edge of the grid."""
+    truth = np.zeros((4, 24, 24), np.uint8)
+    truth[:, range(24), range(24)] = 1
+    chunks = cut(truth, (4, 16, 16), (0, 8, 8))
+    seen = [
+        chunks[0],
+        *(c.with_array(np.zeros_like(c.array), layer_type="segmentation") for c in chunks[1:3]),
+        chunks[3],
+    ]
+    assert join(seen).array.max() == 2
+    assert join(seen, Matching(neighbours="all")).array.max() == 1
