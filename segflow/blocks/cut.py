@@ -103,10 +103,11 @@ class Blocks:
             raise UsageError(f"--edge '{edge}' is unknown; it is one of {', '.join(EDGES)}")
         if bounds.empty:
             raise UsageError(f"the region {bounds} is empty; every stop must be greater than its start")
-        if min(size) < 1 or any(not 0 <= o < s for o, s in zip(overlap, size)):
+        if min(size) < 1:
+            raise UsageError(f"--block-size {_words(size)} must be positive")
+        if any(not 0 <= o < s for o, s in zip(overlap, size)):
             raise UsageError(
-                f"--overlap {_words(overlap)} must be 0 to less than --block-size {_words(size)}, which "
-                "must be positive"
+                f"--overlap {_words(overlap)} must be 0 to less than --block-size {_words(size)}"
             )
         grid = Grid.over(bounds, size, [s - o for s, o in zip(size, overlap)])
         axes = []
