@@ -4,7 +4,8 @@ The stages, over a tree of boxes (``boxtree``), each reading results of stages b
 
 1. ``fragments``: each block is cut into fragments as far as its voxels tell (fragments.parts).
 2. ``join-1`` up to the whole volume: what blocks asked each other is settled (fragments.join), then
-   ``names-K`` down to the blocks: each label's fragment, whose id no block changed.
+   ``names-K`` down to the blocks: each label's fragment, whose id no block changed. Of fragments made
+   elsewhere they find which lie in several blocks (pieces), and have to wait for each other.
 3. ``merge-0``: each block's region graph, merged as far as nothing outside can interfere;
    ``merge-1`` up to the whole volume: what is left, together (subgraphs).
 4. ``segments-T-K`` down to the blocks, for each threshold T: each label's segment.
@@ -28,7 +29,7 @@ from segflow.blocks.boxtree import BoxTree
 from segflow.blocks.ledger import Stage
 from segflow.compiled import cores, keep_memory
 from segflow.geometry import Box, Vec, vec
-from segflow.segmentation import fragments, subgraphs
+from segflow.segmentation import fragments, pieces, subgraphs
 
 Table = Mapping[str, NDArray[Any]]
 Load = Callable[..., Table]  # stage, block, names of arrays (default: all)
@@ -45,7 +46,8 @@ class Exact:
         load: gives the result of a block of a stage.
         low, high: limits of the watershed on the scale 0 ... 255.
         threshold: the largest one; merging goes so far. None: fragments only.
-        supervoxels: gives the fragments of a box, zyx int64, in place of the watershed's.
+        supervoxels: gives the fragments of a box, zyx int64, in place of the watershed's; one may lie in
+            several places.
     """
 
     tree: BoxTree
@@ -74,11 +76,12 @@ class Exact:
         limits = {**(key or {}), "low": self.low, "high": self.high}
         yield self.stage("fragments", 0, self.fragments, (), limits)
         last = "fragments"
+        up, down = (self.join, self.names) if self.supervoxels is None else (self.gather, self.spread)
         for level in range(1, tree.levels):
-            yield self.stage(f"join-{level}", level, partial(self.join, level), (last,))
+            yield self.stage(f"join-{level}", level, partial(up, level), (last,))
             last = f"join-{level}"
         for level in range(self.top - 1, -1, -1):
-            yield self.stage(f"names-{level}", level, partial(self.names, level), (last,))
+            yield self.stage(f"names-{level}", level, partial(down, level), (last,))
             last = f"names-{level}"
         if self.threshold is None:
             return
@@ -139,9 +142,29 @@ class Exact:
         found = {"means": fragments.settle(refs, above["known"], above["means"])}
         return {**found, "known": mine["known"]} if level else found
 
+    def gather(self, level: int, node: int) -> Table:
+        """List the given fragments of a node, and those that several of its children have."""
+        below, name = ("fragments", "refs") if level == 1 else (f"join-{level - 1}", "ids")
+        return pieces.gathered([self.load(below, i, name)[name] for i in self.tree.children(level, node)])
+
+    def spread(self, level: int, node: int) -> Table:
+        """List the given fragments of a node that lie outside of it too."""
+        stage, name = (f"join-{level}", "ids") if level else ("fragments", "refs")
+        parent = self.tree.parent(level, node)
+        shared = self.load(f"join-{level + 1}", parent, "shared")["shared"]
+        mine = self.load(stage, node, name)[name]
+        return {"outside": pieces.outside(mine, shared, self.outside(level + 1, parent))}
+
+    def outside(self, level: int, node: int) -> NDArray[np.int64]:
+        """Give the fragments of a node that lie outside of it too, where its faces do not tell."""
+        if self.supervoxels is None or level == self.top:
+            return np.zeros(0, np.int64)
+        return self.load(f"names-{level}", node, "outside")["outside"]
+
     def named(self, block: int) -> NDArray[np.int64]:
         """Give the fragment of each label of a block."""
-        stage, name = ("names-0", "means") if self.top else ("fragments", "refs")
+        settled = self.top and self.supervoxels is None
+        stage, name = ("names-0", "means") if settled else ("fragments", "refs")
         return self.load(stage, block, name)[name]
 
     def labels(self, block: int) -> NDArray[np.uint32]:
@@ -154,7 +177,7 @@ class Exact:
         """Build and merge the region graph of a block."""
         core = self.tree.box(0, block)
         goes_on = [b < n for b, n in zip(core.stop, self.tree.bounds.stop)]
-        return subgraphs.of_block(*self._region(block), goes_on, self.until)
+        return subgraphs.of_block(*self._region(block), goes_on, self.until, self.outside(0, block))
 
     def _region(self, block: int) -> tuple[Any, Any, list[Any], Any]:
         """Give a block's labels and fragments, the planes before it, and its affinities."""
@@ -177,7 +200,8 @@ class Exact:
         """Join the graphs of a node's children, and merge further."""
         children = self.tree.children(level, node)
         parts = [self.load(f"merge-{level - 1}", i, "ids", "live", "sides", "edges") for i in children]
-        return subgraphs.of_parts(parts, [self.tree.met(level - 1, i) for i in children], self.until)
+        met = [self.tree.met(level - 1, i) for i in children]
+        return subgraphs.of_parts(parts, met, self.until, self.outside(level, node))
 
     def segments(self, threshold: Fraction, level: int, node: int) -> Table:
         """Give the segment of each of a node's ids (level 0: of a block's labels)."""
@@ -259,15 +283,14 @@ def _renamed(ids: NDArray[Any], known: NDArray[Any], names: NDArray[Any]) -> NDA
 
 
 def _given(ids: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-    """Give fragments made elsewhere as ``fragments.parts`` gives them; nothing is left to ask."""
+    """Give fragments made elsewhere as ``fragments.parts`` gives its own: dense labels, and their ids."""
     found, labels = np.unique(ids, return_inverse=True)
     labels = labels.reshape(ids.shape).astype(np.uint32)
     if found[0] == 0:
         found = found[1:]
     else:
         labels += 1
-    nothing = {"exits": (0, 4), "pairs": (0, 2), "faces": (0, 2)}
-    return {"labels": labels, "refs": found, **{k: np.zeros(s, np.int64) for k, s in nothing.items()}}
+    return {"labels": labels, "refs": found}
 
 
 TILE = (64, 256, 256)  # voxels, zyx: blocks in memory; the answer does not depend on it
@@ -294,8 +317,7 @@ def segment(
         place: the box of the array in the volume, whose first voxel is 0 0 0; default: all of it.
         space: shape of the volume, zyx; default: the array's.
         supervoxels: fragments made elsewhere, zyx, ids from 1, 0 background.
-        tile: size of the tiles, voxels zyx; default: TILE, one for all where there are supervoxels,
-            whose pieces may lie anywhere.
+        tile: size of the tiles, voxels zyx; default: TILE.
         threads: default: one a core.
 
     Returns:
@@ -303,7 +325,6 @@ def segment(
     """
     keep_memory()
     box = place or Box((0, 0, 0), vec(affs.shape[1:]))
-    size = tile or (box.shape if supervoxels is not None else TILE)
     results: dict[tuple[str, int], Table] = {}
 
     def read(wanted: Box) -> NDArray[np.uint8]:
@@ -316,7 +337,7 @@ def segment(
         return results[stage, block]
 
     work = Exact(
-        BoxTree(box, vec(size)), vec(space or box.stop), read, load, low, high, threshold,
+        BoxTree(box, vec(tile or TILE)), vec(space or box.stop), read, load, low, high, threshold,
         given if supervoxels is not None else None,
     )  # fmt: skip
     out = np.empty(box.shape, np.uint64)

@@ -7,8 +7,8 @@ no outside, so with its last part all is merged, exactly as if it had been merge
 Tables are dicts of arrays, so that they can be stored: ``ids`` (int64, sorted, the nodes of the part:
 fragments or segments, each named by its smallest fragment), ``to`` (the place in ``ids`` of the segment
 of each), ``merges`` (rows: places of two nodes, sum, count), ``live`` (places of the segments that may
-still change), ``sides`` (their open sides, as bits), ``edges`` (rows: ids of two live segments, sum,
-count, ids of the pair of fragments that is the edge's key).
+still change), ``sides`` (their open sides, as bits, or ELSEWHERE), ``edges`` (rows: ids of two live
+segments, sum, count, ids of the pair of fragments that is the edge's key).
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from segflow.segmentation.unions import united
 
 Table = Mapping[str, NDArray[Any]]
 
+ELSEWHERE = 64  # a bit beside those of the sides: another piece of it lies outside
+
 
 def of_block(
     labels: NDArray[np.uint32],
@@ -35,6 +37,7 @@ def of_block(
     affs: NDArray[np.uint8],
     goes_on: Sequence[bool],
     threshold: Fraction,
+    outside: NDArray[np.int64] | None = None,
 ) -> dict[str, NDArray[Any]]:
     """Build and merge the region graph of one block.
 
@@ -46,6 +49,7 @@ def of_block(
         affs: uint8 (3, z, y, x) of the block.
         goes_on: whether the volume goes on behind the block, for z, y, x.
         threshold: merge while 1 - mean affinity is below it.
+        outside: ids that lie in other blocks too; needed where fragments are in several pieces.
     """
     ids, whole, start = _ranked(labels, names, planes)
     sides = np.zeros(len(ids) + 1, np.uint8)
@@ -55,6 +59,7 @@ def of_block(
             sides[np.unique(np.take(whole, 0, axis)[inner])] |= LOW_SIDES[axis]
         if goes_on[axis]:
             sides[np.unique(np.take(whole, -1, axis)[inner])] |= HIGH_SIDES[axis]
+    sides[1:] |= _elsewhere(ids, outside)
     u, v, sums, counts = contacts(whole, affs, start)
     found = merge(len(ids), u - 1, v - 1, sums, counts, threshold, sides[1:] != 0)
     return _table(ids, sides[1:], found, np.column_stack([ids[u - 1], ids[v - 1]]))
@@ -111,24 +116,36 @@ def _ranked(
     return ids, whole, start
 
 
-def of_parts(parts: Sequence[Table], settled: Sequence[int], threshold: Fraction) -> dict[str, NDArray[Any]]:
+def of_parts(
+    parts: Sequence[Table],
+    settled: Sequence[int],
+    threshold: Fraction,
+    outside: NDArray[np.int64] | None = None,
+) -> dict[str, NDArray[Any]]:
     """Join the graphs of parts, and merge further.
 
     Args:
         parts: their tables.
         settled: for each the bits of the sides at which it meets another of them.
         threshold: that of the parts.
+        outside: ids that lie outside all of them too, as in ``of_block``.
     """
     lives = [part["ids"][part["live"]] for part in parts]
     ids = np.unique(np.concatenate(lives))
-    sides = np.zeros(len(ids), np.uint8)
+    sides = _elsewhere(ids, outside)
     for part, live, met in zip(parts, lives, settled):
-        np.bitwise_or.at(sides, np.searchsorted(ids, live), part["sides"] & np.uint8(~met & 0xFF))
+        still = part["sides"] & np.uint8(0xFF & ~(met | ELSEWHERE))
+        np.bitwise_or.at(sides, np.searchsorted(ids, live), still)
     edges = added(np.concatenate([part["edges"] for part in parts]))
     edges = edges[np.lexsort((edges[:, 5], edges[:, 4]))]
     u, v = (np.searchsorted(ids, edges[:, i]).astype(np.int32) for i in (0, 1))
     found = merge(len(ids), u, v, edges[:, 2].copy(), edges[:, 3].copy(), threshold, sides != 0)
     return _table(ids, sides, found, edges[:, 4:])
+
+
+def _elsewhere(ids: NDArray[np.int64], outside: NDArray[np.int64] | None) -> NDArray[np.uint8]:
+    found = np.zeros(len(ids), bool) if outside is None else np.isin(ids, outside)
+    return np.where(found, ELSEWHERE, 0).astype(np.uint8)
 
 
 def added(edges: NDArray[np.int64]) -> NDArray[np.int64]:
