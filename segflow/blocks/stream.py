@@ -17,6 +17,7 @@ from segflow.blocks.join import Joined
 from segflow.blocks.mask import Mask
 from segflow.chunk import Chunk
 from segflow.errors import ChunkError
+from segflow.geometry import Box
 from segflow.volumes.npy import write_npy
 
 if TYPE_CHECKING:
@@ -60,6 +61,21 @@ class Cut:
         return chunk
 
 
+class Spilled(Held):
+    """A chunk that waits in a file; boxes of it are read from there."""
+
+    def __init__(self, chunk: Chunk, path: Path) -> None:
+        write_npy(str(path), chunk)
+        self.path = path
+        super().__init__(replace(chunk, array=np.broadcast_to(np.zeros((), chunk.dtype), chunk.shape)))
+
+    def read(self, box: Box) -> Chunk:
+        """Read the chunk in ``box``."""
+        place = self.chunk.cutout(box)
+        mapped = np.load(self.path, mmap_mode="r")
+        return replace(place, array=np.array(mapped[(..., *box.slices(self.chunk.voxel_offset))]))
+
+
 class Gathered:
     """The blocks of one group as they come back.
 
@@ -91,10 +107,9 @@ class Gathered:
                 f"block {name} is {box}, and what came of it is {chunk.bbox}, which is not inside"
             )
         if self.folder is not None:
-            path = self.folder / f"{index}.npy"
-            write_npy(str(path), chunk)
-            chunk = replace(chunk, array=np.load(path, mmap_mode="r"))
-        self.pieces[index] = Held(chunk)
+            self.pieces[index] = Spilled(chunk, self.folder / f"{index}.npy")
+        else:
+            self.pieces[index] = Held(chunk)
 
     def skip(self, index: int) -> None:
         """Note that a block was passed over: it is zeros."""

@@ -123,10 +123,10 @@ def _to_tif(source: Boxes, whole: Chunk, path: Any, provenance: dict[str, Any] |
         raise VolumeError(f"{path} could not be laid out in one piece")
     with open(path, "r+b") as file:
         os.posix_fallocate(file.fileno(), 0, begin + whole.array.nbytes)  # a full disk shows here
-    mapped = np.memmap(path, kind, "r+", begin, whole.shape)
     for box in _shown(tiles(whole.bbox, source.info.block_size or TILE, (1, 1, 1), whole.voxel_offset)):
+        mapped = np.memmap(path, kind, "r+", begin, whole.shape)  # anew: what is mapped counts as memory
         mapped[(..., *box.slices(whole.voxel_offset))] = _read(source, box, whole.dtype)
-    mapped.flush()
+        mapped.flush()
 
 
 def _shown(boxes: list[Box]) -> Iterator[Box]:

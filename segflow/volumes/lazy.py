@@ -132,11 +132,15 @@ def _map_npy(path: str) -> Read:
     """Give what reads a box of an npy file that is mapped into memory."""
     import numpy as np
 
-    bounds = npy.peek_npy(path).bounds
-    with files.reading(path):
-        mapped = np.load(Path(path).expanduser(), mmap_mode="r", allow_pickle=False)
-    whole = mapped if mapped.ndim > 2 else mapped[None]
-    return lambda box: np.array(whole[(..., *box.slices(bounds.start))])
+    start = npy.peek_npy(path).bounds.start
+
+    def read(box: Box) -> NDArray[Any]:
+        with files.reading(path):
+            mapped = np.load(Path(path).expanduser(), mmap_mode="r", allow_pickle=False)
+            whole = mapped if mapped.ndim > 2 else mapped[None]
+            return np.array(whole[(..., *box.slices(start))])
+
+    return read
 
 
 def format_of(path: str) -> str:

@@ -47,9 +47,9 @@ class TifPages:
             self.shape = series.shape if order else (len(self.file.series), *series.shape)
             self.pages: Sequence[Any] = series.pages if order else [s.pages[0] for s in self.file.series]
             self.dtype = np.dtype(series.dtype).newbyteorder(self.file.byteorder)
-            self.mapped: NDArray[Any] | None = None
-            if order and series.dataoffset is not None and 0 not in series.shape:
-                self.mapped = np.memmap(place, self.dtype, "r", series.dataoffset, series.shape)
+            self.plain: int | None = None  # where its voxels begin, if they lie there as they are
+            if order and 0 not in series.shape:
+                self.plain = series.dataoffset
 
     def read(self, box: Box) -> NDArray[Any]:
         """Give zyx or czyx of a box inside ``info.bounds``."""
@@ -57,8 +57,10 @@ class TifPages:
         channels = [slice(0, self.info.channels)] if len(self.order) == 4 else []
         parts = dict(zip(self.order, [*channels, *zyx][-len(self.order) :]))
         with files.reading(self.path):
-            if self.mapped is not None:
-                array = np.array(self.mapped[tuple(parts.get(a, 0) for a in self.axes)])
+            if self.plain is not None:
+                place = Path(self.path).expanduser()
+                mapped = np.memmap(place, self.dtype, "r", self.plain, self.shape)
+                array = np.array(mapped[tuple(parts.get(a, 0) for a in self.axes)])
             else:
                 with self.lock:
                     array = self._gather(parts)
