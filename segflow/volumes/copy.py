@@ -61,7 +61,7 @@ def tiles(bounds: Box, near: Sequence[int], align: Sequence[int], origin: Sequen
     """Cut ``bounds`` into boxes of about ``near`` voxels that end where blocks of ``align`` do.
 
     >>> [str(b) for b in tiles(Box((0, 0, 0), (4, 4, 20)), (9, 9, 9), (4, 4, 4), (0, 0, 2))]
-    ['0-4_0-4_0-10', '0-4_0-4_10-18', '0-4_0-4_18-20']
+    ['0-4_0-4_0-6', '0-4_0-4_6-14', '0-4_0-4_14-20']
     """
     size = vec([max(1, round(n / a)) * a for n, a in zip(near, align)])
     found = (b.intersect(bounds) for b in blocks(bounds.snap(align, origin), size))
