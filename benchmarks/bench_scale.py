@@ -1,10 +1,11 @@
 """segment-volume at 0.125, 0.5 and 2 gigavoxels: seconds and memory a gigavoxel.
 
-    python benchmarks/bench_scale.py [GIGAVOXELS ...]
+    python benchmarks/bench_scale.py [GIGAVOXELS ...] [edges]
 
 The affinities are real: the shipped network's on the bundled image, 20 x 512 x 512, reflected to a unit
 of 40 x 1024 x 1024 voxels that repeats. The volume's chunk files are links to the unit's, so that 2
-gigavoxels (6 GB) lie on the disk once; segment-volume reads them as any other volume.
+gigavoxels (6 GB) lie on the disk once; segment-volume reads them as any other volume. ``edges`` merges
+the region graph of so many of these units, one behind the other, that it has 10^8 edges.
 """
 
 from __future__ import annotations
@@ -13,15 +14,24 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from segflow.blocks.exact import segment
+from segflow.blocks.ledger import WorkFolder
 from segflow.chunk import Chunk
 from segflow.geometry import Box, Grid
 from segflow.operators.inference import inference
+from segflow.segmentation.merging import merge
+from segflow.segmentation.regions import contacts
 from segflow.volumes import info as metadata
 from segflow.volumes.precomputed import PrecomputedVolume
 from segflow.volumes.tif import read_tif
@@ -108,28 +118,95 @@ def run(gigavoxels: float, unit: NDArray[np.uint8], processes: int = 2) -> None:
         if job.returncode:
             raise SystemExit(job.returncode)
         work = sum(f.stat().st_size for f in (folder / "seg.work").rglob("*") if f.is_file())
-        fragments, edges = _graph(folder / "seg.work")
+        levels = _levels(folder / "seg.work")
+    fragments = levels[0][1]
     print(
         f"segment-volume {voxels / 1e9:.3f} gigavoxels: {seconds:6.0f} s, {seconds / voxels * 1e9:5.0f} s a "
         f"gigavoxel, peak {peak / 2**30:.2f} GiB, work folder {work / voxels:.2f} bytes a voxel, "
-        f"{voxels / fragments:.0f} voxels a fragment, {edges} edges at the top",
+        f"{voxels / fragments:.0f} voxels a fragment",
+        flush=True,
+    )
+    for level, (parts, nodes, merges, edges, largest) in enumerate(levels):
+        print(
+            f"    level {level}: {parts} parts, {nodes} nodes, {merges} merges, {edges} edges left, "
+            f"{largest} in the largest part",
+            flush=True,
+        )
+
+
+def _levels(work: Path) -> list[tuple[int, int, int, int, int]]:
+    """Count for each level parts, nodes, merges, edges that are left, and the most of one part."""
+    folder = WorkFolder(work)
+    found = []
+    for stage in (n for n in folder.plan()["stages"] if n.startswith("merge-")):
+        parts = [folder.load(stage, b, "ids", "merges", "edges") for b in sorted(folder.done(stage))]
+        nodes, merges, edges = ([len(p[name]) for p in parts] for name in ("ids", "merges", "edges"))
+        found.append((len(parts), sum(nodes), sum(merges), sum(edges), max(edges)))
+    return found
+
+
+def merge_edges(unit: NDArray[np.uint8], edges: int = 10**8) -> None:
+    """Merge a region graph of so many edges at once; print seconds and bytes an edge."""
+    affs = np.ascontiguousarray(unit[::-1])
+    fragments = segment(affs, 0, 255, None)
+    ids, places = np.unique(fragments, return_inverse=True)
+    labels = (places + int(ids[0] != 0)).reshape(fragments.shape).astype(np.int32)
+    nodes = int(labels.max())
+    inner = contacts(labels, affs)
+    joint = contacts(np.stack([labels[-1], labels[0] + nodes]), affs[:, :1], (1, 0, 0))
+    one = tuple(np.concatenate([a, b]) for a, b in zip(inner, _only_between(joint, nodes)))
+    copies = -(-edges // len(one[0]))
+    u, v = (np.concatenate([ends - 1 + i * nodes for i in range(copies)]) for ends in one[:2])
+    sums, counts = (np.tile(values, copies) for values in one[2:])
+    order = np.lexsort((v, u))
+    u, v, sums, counts = (column[order] for column in (u, v, sums, counts))
+    del order, fragments, places
+    merge(2, *(column[:1] for column in (u * 0, v * 0 + 1, sums, counts)), Fraction(1, 2))
+    with watched() as most:
+        began = time.perf_counter()
+        found = merge((copies + 1) * nodes, u, v, sums, counts, Fraction(7, 10))
+        seconds = time.perf_counter() - began
+    print(
+        f"merge {len(u)} edges of {copies} x {nodes} fragments at 0.7: {seconds:.0f} s, "
+        f"{seconds / len(u) * 1e6:.2f} us and {most[0] / len(u):.0f} bytes an edge beside the graph's 24, "
+        f"{len(found.merges)} merges",
         flush=True,
     )
 
 
-def _graph(work: Path) -> tuple[int, int]:
-    """Count the fragments, and the edges that reach the last step."""
-    from segflow.blocks.ledger import WorkFolder
+def _only_between(edges: tuple[NDArray[Any], ...], nodes: int) -> tuple[NDArray[Any], ...]:
+    between = (edges[0] <= nodes) & (edges[1] > nodes)
+    return tuple(column[between] for column in edges)
 
-    folder = WorkFolder(work)
-    levels = [n for n in folder.plan()["stages"] if n.startswith("merge-")]
-    fragments = sum(len(np.unique(folder.load("names-0", b)["means"])) for b in folder.done("names-0"))
-    below = levels[-2]
-    return fragments, sum(len(folder.load(below, b, "edges")["edges"]) for b in folder.done(below))
+
+@contextmanager
+def watched() -> Iterator[list[int]]:
+    """Give the most bytes that this process holds more than before, while the block runs."""
+    page, most, done = os.sysconf("SC_PAGESIZE"), [0], threading.Event()
+
+    def held() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * page
+
+    before = held()
+
+    def watch() -> None:
+        while not done.wait(0.05):
+            most[0] = max(most[0], held() - before)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield most
+    finally:
+        done.set()
+        watcher.join()
 
 
 if __name__ == "__main__":
-    wanted = [float(word) for word in sys.argv[1:]] or list(SIZES)
+    wanted = sys.argv[1:] or [*map(str, SIZES), "edges"]
     base = reflected(affinities())
-    for gigavoxels in wanted:
-        run(gigavoxels, base)
+    for word in wanted:
+        if word == "edges":
+            merge_edges(base)
+        else:
+            run(float(word), base)

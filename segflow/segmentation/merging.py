@@ -147,7 +147,10 @@ def _merge(
     table = np.zeros(size, np.uint64)
     value = np.zeros(size, np.int32)
     used = edges
-    heap = np.empty((2 * edges if percent >= 0 else edges, 2), np.uint64)
+    waiting = 0
+    for e in range(edges):
+        waiting += above(sums[e], counts[e], numerator, denominator)
+    heap = np.empty((waiting + edges if percent >= 0 else waiting, 2), np.uint64)
     waiting = 0
     for e in range(edges):
         for end in range(2):
