@@ -44,6 +44,7 @@ Three = tuple[int, int, int]
 @option("--mip", type=click.IntRange(0, 30), default=0, help="Mip of --affs.")
 @option("--channel-order", type=click.Choice(["xyz", "zyx"]), default=None,
         help="Order of the channels where --affs does not say it; PyTC's is zyx.")  # fmt: skip
+@triple("--voxel-size", type=float, default=None, help="Where --affs does not say it, nm.")
 @option("--dtype", type=click.Choice(["uint32", "uint64"]), default=None,
         help="Of a new volume; default: uint64.")  # fmt: skip
 @option("--encoding", default=None, help="Of a new volume; default: compressed_segmentation.")
@@ -107,9 +108,10 @@ def make_options(
     **told: Any,
 ) -> Options:
     """Give the options of the job from those of the command line."""
-    from segflow.blocks.segment_volume import Options
+    from segflow.blocks.segment_volume import Options, threshold_of
 
+    named = {threshold_of(word): word for word in reversed(thresholds)}
     return Options(
-        affs, out, thresholds=tuple(dict.fromkeys(thresholds)), low=aff_threshold_low,
+        affs, out, thresholds=tuple(reversed(named.values())), low=aff_threshold_low,
         high=aff_threshold_high, quantile=quantile if merge_function == "quantile" else None, **told,
     )  # fmt: skip

@@ -101,7 +101,8 @@ class Exact:
         levels = range(self.top, -1, -1)
         for level in levels if self.quantile is None else sorted({self.top, 0}, reverse=True):
             name = f"segments-{label(threshold)}-{level}"
-            yield self.stage(name, level, partial(self.segments, threshold, level), (last,))
+            key = {"threshold": str(threshold)} if level == self.top else {}
+            yield self.stage(name, level, partial(self.segments, threshold, level), (last,), key)
             last = name
 
     def stage(
@@ -268,10 +269,10 @@ class Boxes(Sequence[Box]):
 def label(threshold: Fraction) -> str:
     """Give a threshold as it stands in names of stages and files.
 
-    >>> label(Fraction("0.7"))
-    '0.7'
+    >>> label(Fraction("0.7")), label(Fraction("0.800000001"))
+    ('0.7', '0.800000001')
     """
-    return f"{float(threshold):g}"
+    return f"{float(threshold):.12g}"
 
 
 def _renamed(ids: NDArray[Any], known: NDArray[Any], names: NDArray[Any]) -> NDArray[Any]:

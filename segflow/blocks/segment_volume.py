@@ -42,7 +42,7 @@ class Options:
     """What a segmentation depends on; kept in the work folder, so that other processes can join.
 
     Args:
-        affs: volume of affinities; dataset, mip, channel_order: see ``open_lazy``.
+        affs: volume of affinities; dataset, mip, channel_order, voxel_size: see ``open_lazy``.
         out: volume for the segments; ``{threshold}`` in it is replaced, and with several thresholds
             ``-T`` is added where it is missing.
         block_size: voxels, zyx.
@@ -64,6 +64,7 @@ class Options:
     dataset: str | None = None
     mip: int = 0
     channel_order: str | None = None
+    voxel_size: tuple[float, float, float] | None = None
     mask: str | None = None
     fragments: str | None = None
     quantile: int | None = None
@@ -115,7 +116,7 @@ class SegmentVolume:
         self.affs = _open_affinities(options)
         self.mask = Mask(open_lazy(options.mask), self.info) if options.mask else None
         self.fragments = _open_fragments(options.fragments, self.info) if options.fragments else None
-        self.thresholds = {t: _threshold(t) for t in options.thresholds}
+        self.thresholds = {t: threshold_of(t) for t in options.thresholds}
         self.tree = BoxTree(Box((0, 0, 0), self.info.bounds.shape), vec(options.block_size))
         low, high = byte_limits(options.low, options.high)
         self.exact = Exact(
@@ -292,8 +293,8 @@ class Relabel(SegmentVolume):
         self, work: WorkFolder, threshold: str, out: str, provenance: dict[str, Any] | None = None
     ) -> None:
         self.merged, _ = _recorded(work)
-        until = max(_threshold(word) for word in self.merged.thresholds)
-        if _threshold(threshold) > until:
+        until = max(threshold_of(word) for word in self.merged.thresholds)
+        if threshold_of(threshold) > until:
             raise UsageError(
                 f"{work.path} is merged up to the threshold {label(until)}; for {threshold} run "
                 "segment-volume with that threshold"
@@ -321,9 +322,9 @@ def _recorded(work: WorkFolder) -> tuple[Options, dict[str, Any] | None]:
 
 
 def _open_affinities(options: Options) -> LazyVolume:
-    volume = open_lazy(
-        options.affs, dataset=options.dataset, mip=options.mip, channel_order=options.channel_order
-    )
+    told: dict[str, Any] = {"dataset": options.dataset, "mip": options.mip}
+    told |= {"channel_order": options.channel_order, "voxel_size": options.voxel_size}
+    volume = open_lazy(options.affs, **told)
     info = volume.info
     if info.channels < 3:
         raise ChunkError(
@@ -340,10 +341,7 @@ def _open_affinities(options: Options) -> LazyVolume:
     if info.offsets is not None and not set(NEAREST) <= set(info.offsets):
         raise ChunkError(f"{options.affs} has the offsets {info.offsets} and lacks one of {NEAREST}")
     if info.layer_type != "affinity_map":
-        volume = open_lazy(
-            options.affs, dataset=options.dataset, mip=options.mip, channel_order=options.channel_order,
-            layer_type="affinity_map",
-        )  # fmt: skip
+        volume = open_lazy(options.affs, **told, layer_type="affinity_map")
     return volume
 
 
@@ -359,7 +357,14 @@ def _open_fragments(path: str, info: VolumeInfo) -> LazyVolume:
     return volume
 
 
-def _threshold(word: str) -> Fraction:
+def threshold_of(word: str) -> Fraction:
+    """Give the threshold that a word means.
+
+    Raises:
+        UsageError: it is no decimal number in [0, 1].
+    """
+    if "/" in word:  # words stand in names of volumes
+        raise UsageError(f"the threshold '{word}' is no decimal number; write it as 0.7")
     threshold = as_fraction(word)
     if not 0 <= threshold <= 1:
         raise UsageError(f"the threshold {word} is not in [0, 1]")

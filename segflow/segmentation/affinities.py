@@ -68,7 +68,7 @@ def as_fraction(number: float | str | Fraction) -> Fraction:
     """
     try:
         return Fraction(str(number)).limit_denominator(10**9)
-    except ValueError:
+    except (ValueError, ZeroDivisionError):
         raise UsageError(f"'{number}' is no number; write it as 0.7") from None
 
 
