@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from segflow.blocks.exact import segment
 from segflow.blocks.ledger import WorkFolder
 from segflow.chunk import Chunk
+from segflow.compiled import keep_memory
 from segflow.geometry import Box, Grid
 from segflow.operators.inference import inference
 from segflow.segmentation.merging import merge
@@ -187,6 +188,9 @@ def watched() -> Iterator[list[int]]:
     def held() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * page
 
+    library = keep_memory()
+    if library is not None:
+        library.malloc_trim(0)  # what was freed before does not count
     before = held()
 
     def watch() -> None:
