@@ -311,8 +311,8 @@ def test_place_is_kept(small):
     [
         ({}, 0.795, 1.081),
         ({"surface": "boundary"}, 0.745, 0.494),
-        ({"per_section": True}, 1.195, 0.504),
-        ({"per_section": True, "seeds": "minima"}, 1.296, 0.500),
+        ({"per_section": True}, 1.204, 0.504),
+        ({"per_section": True, "seeds": "minima"}, 1.294, 0.500),
     ],
 )
 def test_voi_of_the_documentation(gala, mode, split, merge):
