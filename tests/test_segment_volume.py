@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -22,8 +21,8 @@ from segflow.volumes.hdf5 import read_h5, write_h5
 from segflow.volumes.npy import write_npy
 
 SIZE, START = (20, 40, 60), (10, 20, 30)
+HUGE = 1 << 60  # ids that no float holds
 BLOCKS = ((20, 40, 60), (10, 20, 30), (7, 13, 41))
-JOB = ("--threshold", "0.5", "--processes", 1)
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +56,10 @@ def blockwise(segflow, tmp_path) -> Callable[..., np.ndarray]:
     """Give a function that segments a volume in blocks of a size."""
     count = iter(range(1000))
 
-    def run(path: object, block: object, *more: object) -> np.ndarray:
+    def run(path: object, block: object, *more: object, at: str = "0.5") -> np.ndarray:
         out = tmp_path / f"seg{next(count)}"
-        segflow("segment-volume", "--affs", path, "--out", out, "--block-size", *block, *JOB, *more)
+        line = ("segment-volume", "--affs", path, "--out", out, "--processes", 1, "--threshold", at)
+        segflow(*line, "--block-size", *block, *more)
         return open_volume(str(out)).read().array
 
     return run
@@ -229,3 +229,164 @@ def test_thresholds_that_differ_by_little_are_two(segflow, tmp_path):
         segflow(*line, "--threshold", threshold, "--out", tmp_path / f"at-{threshold}")
     for path, parts in (("seg-0.8", 2), ("seg-0.800000001", 1), ("at-0.8", 2), ("at-0.800000001", 1)):
         assert len(np.unique(open_volume(str(tmp_path / path)).read().array)) == parts
+
+
+# -- masks ----------------------------------------------------------------------------------------
+
+
+def cut_off(affs: Chunk, keep: np.ndarray) -> Chunk:
+    """Set the affinities of masked voxels to 0 by hand, in both directions."""
+    array = affs.array * keep
+    array[0, :, :, 1:] *= keep[:, :, :-1]
+    array[1, :, 1:] *= keep[:, :-1]
+    array[2, 1:] *= keep[:-1]
+    return affs.with_array(array)
+
+
+@pytest.mark.parametrize("factor", [(1, 1, 1), (1, 2, 2), (2, 4, 4)])
+def test_mask(affs, file, whole, blockwise, tmp_path, factor):
+    """Of the same voxels or of larger ones; blocks need not be whole voxels of the mask."""
+    coarse = np.random.default_rng(3).random([n // f for n, f in zip(SIZE, factor)]) > 0.1
+    size = tuple(10.0 * f for f in factor)
+    mask = Chunk(coarse.astype(np.uint8) * 255, (0, 0, 0), size, "image")
+    volume = open_volume(str(tmp_path / "mask"))
+    make_volume(volume, mask, block_size=(8, 8, 8))
+    volume.write(mask)
+    keep = coarse
+    for axis, n in enumerate(factor):
+        keep = keep.repeat(n, axis)
+    write_h5(str(tmp_path / "cut.h5"), cut_off(affs, keep))
+    wanted = whole(tmp_path / "cut.h5")
+    assert not wanted[~keep].any()
+    assert len(np.unique(wanted)) != len(np.unique(whole(file)))
+    for block in BLOCKS:
+        found = blockwise(file, block, "--mask", tmp_path / "mask")
+        np.testing.assert_array_equal(found, wanted)
+
+
+def test_mask_of_a_part_and_of_nothing(affs, file, whole, blockwise, tmp_path):
+    """Where there is no mask, nothing is segmented."""
+    keep = np.zeros(SIZE, bool)
+    keep[4:15, 10:31, 7:52] = True
+    write_h5(str(tmp_path / "cut.h5"), cut_off(affs, keep))
+    part = Chunk(np.ones((11, 21, 45), np.uint8), (4, 10, 7), (10, 10, 10), "image")
+    write_h5(str(tmp_path / "part.h5"), part)
+    found = blockwise(file, BLOCKS[2], "--mask", tmp_path / "part.h5")
+    np.testing.assert_array_equal(found, whole(tmp_path / "cut.h5"))
+    write_h5(str(tmp_path / "none.h5"), part.with_array(part.array * 0))
+    rules = ("--join-small", 10, "--dust", 10)
+    assert not blockwise(file, BLOCKS[2], "--mask", tmp_path / "none.h5").any()
+    assert not blockwise(file, BLOCKS[2], "--mask", tmp_path / "none.h5", *rules).any()
+
+
+# -- fragments made elsewhere ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def of_fragments(segflow, tmp_path) -> Callable[..., np.ndarray]:
+    """Give a function that merges the fragments of a file at once, as a user does."""
+
+    def run(path: Path, fragments: object, threshold: str = "0.5") -> np.ndarray:
+        to = tmp_path / "merged.h5"
+        segflow("read-h5", "-f", path, "read-h5", "-f", fragments, "-o", "frag", "agglomerate", "-f", "frag",
+                "--engine", "exact", "-t", threshold, "write-h5", "-f", to)  # fmt: skip
+        return read_h5(str(to)).array
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "method",
+    [(), ("--method", "distance"), ("--method", "distance", "--per-section"),
+     ("--method", "distance", "--seeds", "grid", "--surface", "boundary")],
+)  # fmt: skip
+def test_fragments_of_the_watershed(segflow, file, of_fragments, blockwise, tmp_path, method):
+    to = ("write-h5", "-f", tmp_path / "frag.h5", "write-precomputed", "-v", tmp_path / "frag")
+    segflow("read-h5", "-f", file, "watershed", *method, *to)
+    wanted = of_fragments(file, tmp_path / "frag.h5")
+    assert 3 < len(np.unique(wanted)) < len(np.unique(read_h5(str(tmp_path / "frag.h5")).array))
+    for block in (*BLOCKS, (1, 40, 60)):
+        found = blockwise(file, block, "--fragments", tmp_path / "frag")
+        np.testing.assert_array_equal(found, wanted)
+
+
+def scattered(seed: int, ids: int = 2000) -> np.ndarray:
+    """Give boxes of voxels of random ids, so that most ids lie in several places."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, ids, [n // 2 for n in SIZE])
+    for axis in range(3):
+        labels = labels.repeat(2, axis)
+    return np.where(labels > 0, labels + HUGE, 0).astype(np.uint64)
+
+
+@pytest.mark.parametrize("block", [*BLOCKS, (3, 7, 60), (20, 8, 8)])
+def test_fragments_in_several_places(segflow, affs, file, of_fragments, blockwise, tmp_path, block):
+    """No face tells a block that a fragment has other pieces: it must wait for them all the same."""
+    labels = affs.with_array(scattered(1), layer_type="segmentation", offsets=None)
+    write_h5(str(tmp_path / "frag.h5"), labels)
+    found = blockwise(file, block, "--fragments", tmp_path / "frag.h5", at="0.2")
+    wanted = of_fragments(file, tmp_path / "frag.h5", "0.2")
+    assert 3 < len(np.unique(wanted)) < 1000
+    np.testing.assert_array_equal(found, wanted)
+    line = ("relabel-volume", "--of", tmp_path / "seg0", "--threshold", "0.1", "--processes", 1)
+    segflow(*line, "--out", tmp_path / "lower")
+    wanted = of_fragments(file, tmp_path / "frag.h5", "0.1")
+    np.testing.assert_array_equal(open_volume(str(tmp_path / "lower")).read().array, wanted)
+
+
+def test_fragments_and_a_mask(affs, file, of_fragments, blockwise, tmp_path):
+    keep = np.random.default_rng(5).random(SIZE) > 0.05
+    labels = affs.with_array(scattered(2), layer_type="segmentation", offsets=None)
+    write_h5(str(tmp_path / "frag.h5"), labels)
+    write_h5(str(tmp_path / "mask.h5"), labels.with_array(keep.astype(np.uint8), layer_type="image"))
+    write_h5(str(tmp_path / "cut.h5"), cut_off(affs, keep))
+    write_h5(str(tmp_path / "kept.h5"), labels.with_array(np.where(keep, labels.array, 0)))
+    wanted = of_fragments(tmp_path / "cut.h5", tmp_path / "kept.h5")
+    given = ("--fragments", tmp_path / "frag.h5", "--mask", tmp_path / "mask.h5")
+    np.testing.assert_array_equal(blockwise(file, BLOCKS[2], *given), wanted)
+
+
+# -- rules of size --------------------------------------------------------------------------------
+
+
+def by_size(segments: np.ndarray, affs: Chunk, join_small: int, dust: int) -> np.ndarray:
+    """Write the rules of size down plainly."""
+    sizes = dict(zip(*(v.tolist() for v in np.unique(segments[segments > 0], return_counts=True))))
+    best: dict[int, tuple[Fraction, int]] = {}
+    for ends, (total, count) in reference.graph(segments, affs.array[::-1]).items():
+        for one, other in (ends, ends[::-1]):
+            if sizes[one] < join_small:
+                best[one] = min(best.get(one, (Fraction(1), 0)), (-Fraction(total, count), other))
+    group = {name: name for name in sizes}
+    for one, (_, other) in best.items():
+        keep, drop = sorted((group[one], group[other]))
+        group = {name: keep if to == drop else to for name, to in group.items()}
+    grown: dict[int, int] = {}
+    for name, to in group.items():
+        grown[to] = grown.get(to, 0) + sizes[name]
+    names = {0: 0, **{name: to if grown[to] >= dust else 0 for name, to in group.items()}}
+    return np.vectorize(names.__getitem__, otypes=[np.uint64])(segments)
+
+
+@pytest.mark.parametrize("rules", [(30, 0), (0, 40), (30, 40), (400, 1000), (10**6, 0), (0, 10**6)])
+def test_rules_of_size(affs, file, whole, blockwise, rules):
+    segments = whole(file, "0.2")
+    wanted = by_size(segments, affs, *rules)
+    assert not np.array_equal(wanted, segments)
+    words = ("--join-small", rules[0], "--dust", rules[1])
+    for block in BLOCKS:
+        np.testing.assert_array_equal(blockwise(file, block, *words, at="0.2"), wanted)
+
+
+def test_ties_of_small_segments_go_to_the_smaller_id(blockwise, tmp_path):
+    """Four segments in a row, equal contacts: the second joins the first, the third the second."""
+    labels = np.repeat([5, 4, 7, 8], [8, 2, 2, 8]).astype(np.uint64)[None, None] + np.uint64(HUGE)
+    values = np.full((3, *labels.shape), 100, np.uint8)
+    for name, chunk in (
+        ("affs", Chunk(values, voxel_size=(1, 1, 1), layer_type="affinity_map")),
+        ("frag", Chunk(labels, voxel_size=(1, 1, 1), layer_type="segmentation")),
+    ):
+        write_h5(str(tmp_path / f"{name}.h5"), chunk)
+    more = ("--fragments", tmp_path / "frag.h5", "--join-small", 3)
+    found = blockwise(tmp_path / "affs.h5", (1, 1, 3), *more, at="0.5")
+    assert (found - np.uint64(HUGE)).ravel().tolist() == [4] * 12 + [8] * 8
