@@ -25,103 +25,10 @@ from numpy.typing import NDArray
 from segflow.compiled import njit
 from segflow.errors import VolumeError
 from segflow.geometry import Box
+from segflow.segmentation.plateaus import flow, heights, labelled
 from segflow.segmentation.unions import find, united
 
 OPEN, OUTSIDE, KIND = 1 << 61, 1 << 62, 3 << 61  # marks of refs that are not ids yet
-
-
-@njit()
-def heights(affs: NDArray[Any], low: int, high: int) -> NDArray[Any]:
-    """Give m(v), uint8 zyx: the largest affinity of each voxel, at most ``high``, 0 if not above ``low``."""
-    _, nz, ny, nx = affs.shape
-    result = np.zeros((nz, ny, nx), np.uint8)
-    for z in range(nz):
-        for y in range(ny):
-            row = result[z, y]
-            if z > 0:
-                for x in range(nx):
-                    row[x] = affs[0, z, y, x]
-            if z + 1 < nz:
-                for x in range(nx):
-                    row[x] = max(row[x], affs[0, z + 1, y, x])
-            if y > 0:
-                for x in range(nx):
-                    row[x] = max(row[x], affs[1, z, y, x])
-            if y + 1 < ny:
-                for x in range(nx):
-                    row[x] = max(row[x], affs[1, z, y + 1, x])
-            for x in range(1, nx):
-                row[x] = max(row[x], affs[2, z, y, x])
-            for x in range(nx - 1):
-                row[x] = max(row[x], affs[2, z, y, x + 1])
-            for x in range(nx):
-                value = row[x]
-                row[x] = 0 if value <= low else min(value, high)
-    return result
-
-
-@njit()
-def _better(height: NDArray[Any], new: int, old: int) -> bool:
-    """Whether the exit to voxel ``new`` comes before that to ``old`` (-1: none)."""
-    if old < 0:
-        return True
-    return height[new] > height[old] or (height[new] == height[old] and new < old)
-
-
-@njit()
-def flow(
-    affs: NDArray[Any], height: NDArray[Any], high: int, start: NDArray[Any], stop: NDArray[Any],
-    parent: NDArray[Any], best: NDArray[Any],
-) -> None:  # fmt: skip
-    """Unite the plateaus of the voxels from ``start`` to ``stop``, and find the best exit of each.
-
-    Afterwards ``parent`` (flat, one for each voxel of ``affs``) leads to the first voxel of a plateau,
-    and ``best`` there to the voxel its exit goes to, -1 without exit; exits may go to voxels outside.
-    """
-    _, nz, ny, nx = affs.shape
-    flat = height.ravel()
-    steps = (ny * nx, nx, 1)
-    for i in range(parent.size):
-        parent[i] = i
-        best[i] = -1
-    for z in range(start[0], stop[0]):
-        for y in range(start[1], stop[1]):
-            for x in range(start[2], stop[2]):
-                at = (z * ny + y) * nx + x
-                mine = flat[at]
-                if mine == 0:
-                    continue
-                place = (z, y, x)
-                size = (nz, ny, nx)
-                root = at
-                exit = -1
-                for axis in range(3):
-                    if place[axis] > 0 and min(affs[axis, z, y, x], high) == mine:
-                        other = at - steps[axis]
-                        if flat[other] > mine:
-                            if _better(flat, other, exit):
-                                exit = other
-                        elif flat[other] == mine and place[axis] > start[axis]:
-                            there = find(parent, other)
-                            if there != root:
-                                first, last = min(there, root), max(there, root)
-                                parent[last] = first
-                                if best[last] >= 0 and _better(flat, best[last], best[first]):
-                                    best[first] = best[last]
-                                root = first
-                    if place[axis] + 1 < size[axis]:
-                        other = at + steps[axis]
-                        if flat[other] > mine:
-                            if axis == 0:
-                                value = affs[0, z + 1, y, x]
-                            elif axis == 1:
-                                value = affs[1, z, y + 1, x]
-                            else:
-                                value = affs[2, z, y, x + 1]
-                            if min(value, high) == mine and _better(flat, other, exit):
-                                exit = other
-                if exit >= 0 and _better(flat, exit, best[root]):
-                    best[root] = exit
 
 
 @njit()
@@ -190,64 +97,42 @@ def _within(at: int, shape: Any, start: NDArray[Any], stop: NDArray[Any]) -> boo
 
 
 @njit()
-def _parts(
-    affs: NDArray[Any], low: int, high: int, start: NDArray[Any], stop: NDArray[Any],
-    origin: NDArray[Any], size: NDArray[Any],
-) -> Any:  # fmt: skip
-    height = heights(affs, low, high)
-    shape = height.shape
-    flat = height.ravel()
-    parent, best = np.empty(flat.size, np.int32), np.empty(flat.size, np.int32)
-    flow(affs, height, high, start, stop, parent, best)
-    inner, outer, wanted = _crossings(affs, height, high, start, stop)
-    opened = np.zeros(flat.size, np.bool_)
+def _opened(parent: NDArray[Any], inner: NDArray[Any]) -> NDArray[Any]:
+    """Replace voxels by the first ones of their plateaus, and mark these: they go on in other blocks."""
+    opened = np.zeros(parent.size, np.bool_)
     for i in range(inner.size):
         inner[i] = find(parent, inner[i])
         opened[inner[i]] = True
-    for at in range(flat.size):
-        if parent[at] == at and best[at] >= 0 and not opened[at]:
-            parent[at] = best[at]
-    pairs = np.empty((inner.size, 2), np.int64)
-    roots = np.unique(inner)
-    for i in range(inner.size):
-        pairs[i, 0] = _ref(inner[i], True, True, shape, origin, size)
-        pairs[i, 1] = _global(outer[i], shape, origin, size)
+    return opened
+
+
+@njit()
+def _tables(
+    ends: NDArray[Any], inner: NDArray[Any], outer: NDArray[Any], wanted: NDArray[Any], roots: NDArray[Any],
+    number: NDArray[Any], best: NDArray[Any], opened: NDArray[Any], flat: NDArray[Any],
+    shape: Any, start: NDArray[Any], stop: NDArray[Any], origin: NDArray[Any], size: NDArray[Any],
+) -> Any:  # fmt: skip
+    refs = np.empty(ends.size, np.int64)
+    for i in range(ends.size):
+        inside = _within(ends[i], shape, start, stop)
+        refs[i] = _ref(ends[i], inside, opened[ends[i]], shape, origin, size)
     exits = np.zeros((roots.size, 4), np.int64)
     for i in range(roots.size):
         exits[i, 0] = _ref(roots[i], True, True, shape, origin, size)
         to = best[roots[i]]
         if to >= 0:
-            end = find(parent, to)
             exits[i, 1] = flat[to]
             exits[i, 2] = _global(to, shape, origin, size)
-            exits[i, 3] = _ref(end, _within(end, shape, start, stop), opened[end], shape, origin, size)
+            exits[i, 3] = refs[number[to] - 1] if number[to] else _ref(to, False, False, shape, origin, size)
+    pairs = np.empty((inner.size, 2), np.int64)
+    for i in range(inner.size):
+        pairs[i, 0] = _ref(inner[i], True, True, shape, origin, size)
+        pairs[i, 1] = _global(outer[i], shape, origin, size)
     faces = np.empty((wanted.size, 2), np.int64)
     for i in range(wanted.size):
-        end = find(parent, wanted[i])
         faces[i, 0] = _global(wanted[i], shape, origin, size)
-        faces[i, 1] = _ref(end, _within(end, shape, start, stop), opened[end], shape, origin, size)
-    labels = np.zeros((stop[0] - start[0], stop[1] - start[1], stop[2] - start[2]), np.uint32)
-    number = best  # from here on, the label of an end
-    number[:] = 0
-    count = 0
-    _, ny, nx = shape
-    for z in range(start[0], stop[0]):
-        for y in range(start[1], stop[1]):
-            for x in range(start[2], stop[2]):
-                at = (z * ny + y) * nx + x
-                if flat[at] == 0:
-                    continue
-                end = find(parent, at)
-                if number[end] == 0:
-                    count += 1
-                    number[end] = count
-                labels[z - start[0], y - start[1], x - start[2]] = number[end]
-    refs = np.empty(count, np.int64)
-    for at in range(flat.size):
-        if number[at] > 0:
-            inside = _within(at, shape, start, stop)
-            refs[number[at] - 1] = _ref(at, inside, opened[at], shape, origin, size)
-    return labels, refs, exits, pairs, faces
+        faces[i, 1] = refs[number[wanted[i]] - 1]
+    return refs, exits, pairs, faces
 
 
 def parts(
@@ -272,8 +157,19 @@ def parts(
     """
     start = np.array([a - o for a, o in zip(core.start, origin)])
     stop = np.array([a - o for a, o in zip(core.stop, origin)])
-    found = _parts(affs, low, high, start, stop, np.array(origin), np.array(size))
-    return dict(zip(("labels", "refs", "exits", "pairs", "faces"), found))
+    height = heights(affs, low, high)
+    shape, flat = height.shape, height.ravel()
+    parent, best = np.empty(flat.size, np.int32), np.empty(flat.size, np.int32)
+    flow(affs, height, start, stop, parent, best)
+    inner, outer, wanted = _crossings(affs, height, high, start, stop)
+    opened = _opened(parent, inner)
+    number, ends = labelled(flat, shape, start, stop, parent, best, opened)
+    tables = _tables(
+        ends, inner, outer, wanted, np.unique(inner), number, best, opened, flat,
+        shape, start, stop, np.array(origin), np.array(size),
+    )  # fmt: skip
+    labels = number.reshape(shape)[core.slices(origin)].copy()
+    return {"labels": labels, **dict(zip(("refs", "exits", "pairs", "faces"), tables))}
 
 
 def _look_up(keys: NDArray[Any], wanted: NDArray[Any]) -> NDArray[Any]:
