@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from segflow.cli.files import before_the_run
-from segflow.cli.jobs import provenance_of, stale_option, tell, work_options
+from segflow.cli.jobs import provenance_of, segments_to, stale_option, tell, work_options
 from segflow.cli.operator import job, option
 
 
@@ -43,7 +43,8 @@ def relabel_volume(
         if (of or work_dir) is None:
             raise UsageError("say what is relabelled: --of VOLUME, or --work-dir DIR")
         folder = WorkFolder(work_dir or find_work_dir(str(of)))
-        made = Relabel(folder, threshold, out, provenance_of(ctx))
+        to = segments_to(out)
+        made = Relabel(folder, threshold, to, provenance_of(ctx))
         stages = made.stages() if join else made.begin(stale)
     if join:
         run_stages(folder, stages)
@@ -55,9 +56,9 @@ def relabel_volume(
         "--threshold",
         threshold,
         "--out",
-        out,
+        to,
         "--join",
     ]
     drive(folder, stages, line, processes or cores())
     made.finish()
-    tell(out, made.info.bounds.voxels)
+    tell(to, made.info.bounds.voxels)

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from segflow.cli.files import before_the_run
-from segflow.cli.jobs import provenance_of, stale_option, tell, work_options
+from segflow.cli.jobs import provenance_of, segments_to, stale_option, tell, work_options
 from segflow.cli.operator import job, option, triple
 from segflow.errors import UsageError
+from segflow.volumes.info import ENCODINGS
 
 if TYPE_CHECKING:
     from segflow.blocks.segment_volume import Options
@@ -23,7 +24,7 @@ Three = tuple[int, int, int]
 @option("--out", metavar="VOLUME", default=None,
         help="Volume for the segments, made if it is not there. {threshold} in it is replaced; with several "
         "thresholds -T is added.")  # fmt: skip
-@triple("--block-size", default=(64, 512, 512), help="Of the blocks, voxels.")
+@triple("--block-size", type=click.IntRange(1), default=(64, 512, 512), help="Of the blocks, voxels.")
 @option("--threshold", "thresholds", metavar="T", multiple=True, default=("0.7",),
         help="Merge while 1 - mean affinity is below it; repeat it for several volumes.")  # fmt: skip
 @option("-l", "--aff-threshold-low", type=click.FloatRange(0, 1), default=0.0001,
@@ -44,11 +45,13 @@ Three = tuple[int, int, int]
 @option("--mip", type=click.IntRange(0, 30), default=0, help="Mip of --affs.")
 @option("--channel-order", type=click.Choice(["xyz", "zyx"]), default=None,
         help="Order of the channels where --affs does not say it; PyTC's is zyx.")  # fmt: skip
-@triple("--voxel-size", type=float, default=None, help="Where --affs does not say it, nm.")
+@triple("--voxel-size", type=click.FloatRange(0, min_open=True), default=None,
+        help="Where --affs does not say it, nm.")  # fmt: skip
 @option("--dtype", type=click.Choice(["uint32", "uint64"]), default=None,
         help="Of a new volume; default: uint64.")  # fmt: skip
-@option("--encoding", default=None, help="Of a new volume; default: compressed_segmentation.")
-@triple("--chunk-size", default=(64, 64, 64), help="Of a new volume, voxels.")
+@option("--encoding", type=click.Choice(ENCODINGS), default=None,
+        help="Of a new precomputed volume; default: compressed_segmentation.")  # fmt: skip
+@triple("--chunk-size", type=click.IntRange(1), default=(64, 64, 64), help="Of a new volume, voxels.")
 @work_options
 @stale_option
 @click.pass_context
@@ -85,7 +88,7 @@ def segment_volume(
         return
     if affs is None or out is None:
         raise UsageError("say which affinities and where the segments go: --affs VOLUME --out VOLUME")
-    options = make_options(affs, out, **told)
+    options = make_options(affs, segments_to(out), **told)
     with before_the_run():
         folder = WorkFolder(work_dir or work_dir_of(options.folder))
         made = SegmentVolume(folder, options, provenance_of(ctx))
@@ -108,10 +111,14 @@ def make_options(
     **told: Any,
 ) -> Options:
     """Give the options of the job from those of the command line."""
+    from segflow.blocks.inputs import absolute
     from segflow.blocks.segment_volume import Options, threshold_of
 
+    if merge_function == "mean" and quantile != 50:
+        raise UsageError("--quantile belongs to --merge-function quantile")
+    told |= {name: absolute(told[name]) for name in ("mask", "fragments") if told[name]}
     named = {threshold_of(word): word for word in reversed(thresholds)}
     return Options(
-        affs, out, thresholds=tuple(reversed(named.values())), low=aff_threshold_low,
+        absolute(affs), out, thresholds=tuple(reversed(named.values())), low=aff_threshold_low,
         high=aff_threshold_high, quantile=quantile if merge_function == "quantile" else None, **told,
     )  # fmt: skip

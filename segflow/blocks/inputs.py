@@ -32,6 +32,27 @@ def work_dir_of(output: str) -> Path:
     return folder.with_name(folder.name + ".work")
 
 
+def absolute(path: str) -> str:
+    """Give a path or address that means the same from any folder.
+
+    >>> absolute("zarr:///data/a.zarr"), absolute("s3://bucket/a"), absolute("/data/../a.h5:main")
+    ('zarr:///data/a.zarr', 's3://bucket/a', '/data/../a.h5:main')
+    """
+    before, mark, place = path.rpartition("://")
+    if mark and before.rpartition("://")[2] not in ("file", "precomputed", "zarr", "n5"):
+        return path
+    return before + mark + str(Path(place).expanduser().absolute())
+
+
+def place_of(path: str) -> str:
+    """Give the file, folder or bucket of a path or address, whatever its format or data set.
+
+    >>> place_of("zarr:///data/a"), place_of("/data/b.h5:main")
+    ('file:///data/a', 'file:///data/b.h5')
+    """
+    return split_address(split_dataset(path.rstrip("/"))[0])[1]
+
+
 def find_work_dir(path: str) -> Path:
     """Give the work folder at ``path``, or that of the job that writes to ``path``.
 

@@ -24,10 +24,13 @@ class Mask:
         info: the volume it is for.
 
     Raises:
-        VolumeError: its voxels are not whole multiples of the volume's, or it lies elsewhere.
+        VolumeError: its voxels are not whole multiples of the volume's, it lies elsewhere, or it has
+            several channels.
     """
 
     def __init__(self, mask: Source, info: VolumeInfo) -> None:
+        if mask.info.channels != 1:
+            raise VolumeError(f"the mask {mask.info.path} has {mask.info.channels} channels; a mask has one")
         self.mask, self.factor = mask, _factor(mask.info, info)
         around = self._coarse(info.bounds)
         if around.intersect(mask.info.bounds).empty:

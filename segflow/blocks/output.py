@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from segflow.errors import VolumeError
+from segflow.errors import UsageError, VolumeError
+from segflow.geometry import Box, Vec
+from segflow.volumes import info as metadata
 from segflow.volumes import open_volume, split_address
 from segflow.volumes.base import VolumeInfo
 from segflow.volumes.copy import empty_like, file_format
@@ -71,14 +73,44 @@ class Output:
                 f"{self.path} fills {info.bounds} and the blocks {labels.bounds}: voxels would be lost; give "
                 "another volume"
             )
-        if info.channels != 1 or np.dtype(info.dtype).kind not in "ui":
-            what = f"{info.channels} channel(s) of {info.dtype}"
-            raise VolumeError(f"{self.path} holds {what}, no labels; give another volume")
+        whole = info.channels == 1 and np.dtype(info.dtype).kind in "ui"
+        if not whole or info.layer_type == "image":
+            what = "an image" if whole else f"{info.channels} channel(s)"
+            raise VolumeError(f"{self.path} holds {what} of {info.dtype}, no labels; give another volume")
         if info.voxel_size and labels.voxel_size and info.voxel_size != labels.voxel_size:
             one, two = (" ".join(f"{v:g}" for v in i.voxel_size or ()) for i in (info, labels))
             raise VolumeError(f"{self.path} has voxels of {one} nm, the blocks of {two}; correct one of them")
         if self.dtype not in (None, info.dtype):
             raise VolumeError(f"{self.path} is {info.dtype}, not {self.dtype}; leave --dtype out")
+
+    def check_chunks(self, bounds: Box, size: Vec, labels: VolumeInfo) -> None:
+        """Raise UsageError unless blocks of ``size`` over ``bounds`` can be written one by one.
+
+        A bucket takes whole chunks only; a folder takes any blocks.
+
+        Raises:
+            ChunkError: the volume is not there, and its options do not go together.
+        """
+        info = self.found()
+        if info is None:
+            known = {"voxel_size": labels.voxel_size or (1, 1, 1), **self.options}
+            raw = info_for(empty_like(labels), mip=self.mip, **known)
+            info = metadata.parse(self.path, raw, self.mip)
+        if not self.in_bucket:
+            return
+        unit = info.block_size or (1, 1, 1)
+        spans = list(zip(bounds.start, bounds.stop, info.bounds.start, info.bounds.stop, unit))
+        if any((a - o) % u or ((b - o) % u and b != end) for a, b, o, end, u in spans):
+            raise UsageError(
+                f"{bounds} begins or ends inside chunks ({_words(unit)}) of {self.path}, which is in a "
+                "bucket and takes whole ones; give another volume"
+            )
+        if any(s % u and s < b - a for s, (a, b, *_, u) in zip(size, spans)):
+            fitting = [max(1, round(s / u)) * u for s, u in zip(size, unit)]
+            raise UsageError(
+                f"blocks of {_words(size)} are not whole chunks ({_words(unit)}) of {self.path}, which is in "
+                f"a bucket and takes whole ones; give --block-size {_words(fitting)}"
+            )
 
     @property
     def in_bucket(self) -> bool:
@@ -96,3 +128,7 @@ class Output:
         """Keep with a volume how it was made; a file has that in it."""
         if not self.is_file and self.provenance is not None:
             self.volume.note(self.provenance)
+
+
+def _words(numbers: Sequence[int]) -> str:
+    return " ".join(map(str, numbers))

@@ -7,12 +7,12 @@ segments, a block) and ``rules-T`` (all together).
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,16 +21,18 @@ from numpy.typing import NDArray
 from segflow.blocks import sizes
 from segflow.blocks.boxtree import BoxTree
 from segflow.blocks.exact import Exact, label
+from segflow.blocks.inputs import place_of
 from segflow.blocks.ledger import Stage, WorkFolder, fingerprint
 from segflow.blocks.mask import Mask
 from segflow.blocks.output import Output
+from segflow.blocks.segment_inputs import open_affinities, open_fragments
 from segflow.chunk import Chunk
 from segflow.compiled import keep_memory
 from segflow.errors import ChunkError, UsageError, VolumeError
 from segflow.geometry import Box, Vec, vec
-from segflow.segmentation.affinities import NEAREST, as_fraction, byte_limits, nearest_bytes
+from segflow.segmentation.affinities import as_fraction, byte_limits, nearest_bytes
 from segflow.volumes.base import VolumeInfo
-from segflow.volumes.lazy import LazyVolume, open_lazy
+from segflow.volumes.lazy import open_lazy
 
 log = logging.getLogger("segflow")
 
@@ -113,9 +115,12 @@ class SegmentVolume:
         until: Fraction | None = None,
     ) -> None:
         self.work, self.options, self.provenance = work, options, provenance
-        self.affs = _open_affinities(options)
+        self.affs = open_affinities(
+            options.affs, dataset=options.dataset, mip=options.mip, channel_order=options.channel_order,
+            voxel_size=options.voxel_size,
+        )  # fmt: skip
         self.mask = Mask(open_lazy(options.mask), self.info) if options.mask else None
-        self.fragments = _open_fragments(options.fragments, self.info) if options.fragments else None
+        self.fragments = open_fragments(options.fragments, self.info) if options.fragments else None
         self.thresholds = {t: threshold_of(t) for t in options.thresholds}
         self.tree = BoxTree(Box((0, 0, 0), self.info.bounds.shape), vec(options.block_size))
         low, high = byte_limits(options.low, options.high)
@@ -131,7 +136,6 @@ class SegmentVolume:
             options.quantile,
         )
         for threshold in self.thresholds:
-            self.output(threshold).check(self.segments_info)
             self._check_output(self.output(threshold))
         keep_memory()
 
@@ -148,6 +152,11 @@ class SegmentVolume:
             offsets=None, mip=0, mips=1, extra={},
         )  # fmt: skip
 
+    @cached_property
+    def limit(self) -> int:
+        """The largest id that all outputs hold."""
+        return min(self._limit(self.output(threshold)) for threshold in self.thresholds)
+
     def output(self, threshold: str) -> Output:
         """Give where the segments at a threshold go."""
         options = self.options
@@ -155,23 +164,23 @@ class SegmentVolume:
         return Output(options.output(threshold), False, options.dtype, more, self.provenance)
 
     def _check_output(self, output: Output) -> None:
-        info = output.found()
-        dtype = info.dtype if info else self.segments_info.dtype
-        largest = self.info.bounds.voxels if self.fragments is None else 1
-        if largest > np.iinfo(dtype).max:
+        options = self.options
+        for path in (options.affs, options.mask, options.fragments):
+            if path and place_of(path) == place_of(output.path):
+                raise UsageError(f"{path} is read, and cannot be where the segments go too")
+        output.check(self.segments_info)
+        largest, limit = self.info.bounds.voxels, self._limit(output)
+        if self.fragments is None and largest > limit:
             raise VolumeError(
-                f"segments are numbered by voxels, up to {largest}, and {dtype} of {output.path} holds "
-                f"{np.iinfo(dtype).max}; use a volume of uint64"
+                f"segments are numbered by voxels, up to {largest}, and {output.path} holds {limit}; use a "
+                "volume of uint64"
             )
-        unit = (info.block_size if info else None) or self.options.chunk_size
-        origin = info.bounds.start if info else self.info.bounds.start
-        start, size = self.info.bounds.start, self.options.block_size
-        fits = all(s % u == 0 and (a - o) % u == 0 for s, u, a, o in zip(size, unit, start, origin))
-        if not fits and output.in_bucket:
-            raise UsageError(
-                f"blocks of {_words(size)} are not whole chunks ({_words(unit)}) of {output.path}, which a "
-                "bucket needs; give a --block-size of whole chunks"
-            )
+        output.check_chunks(self.info.bounds, options.block_size, self.segments_info)
+
+    def _limit(self, output: Output) -> int:
+        """Give the largest id that an output holds."""
+        info = output.found() or self.segments_info
+        return int(np.iinfo(info.dtype).max)
 
     # -- what is read -----------------------------------------------------------------------
 
@@ -186,6 +195,10 @@ class SegmentVolume:
 
         place = box.shift(self.info.bounds.start)
         ids = exact_fragments(self.fragments.read(place), box.shape)  # type: ignore[union-attr]
+        if ids.max() > self.limit:
+            raise ChunkError(
+                f"the fragments hold the label {ids.max()} and the output no more than {self.limit}"
+            )
         return ids if self.mask is None else np.where(self.mask.read(place), ids, 0)
 
     def load(self, stage: str, block: int, *names: str) -> Mapping[str, NDArray[Any]]:
@@ -260,6 +273,10 @@ class SegmentVolume:
         stages = self.stages()
         grid, bounds = self.tree.grid, self.info.bounds
         self.work.begin(JOB, self._record(), stages, grid=grid, bounds=bounds, stale=stale)
+        for stage in stages:
+            written = "output" in stage.key and self.work.done(stage.name)
+            if written and Output(stage.key["output"]).gone():
+                self.work.remove(stage.name)
         return stages
 
     def _record(self) -> dict[str, Any]:
@@ -293,6 +310,9 @@ class Relabel(SegmentVolume):
         self, work: WorkFolder, threshold: str, out: str, provenance: dict[str, Any] | None = None
     ) -> None:
         self.merged, _ = _recorded(work)
+        self.outputs = {self.merged.output(word): threshold_of(word) for word in self.merged.thresholds}
+        if self.outputs.get(out, threshold_of(threshold)) != threshold_of(threshold):
+            raise UsageError(f"{out} holds the segments at {label(self.outputs[out])}; give another --out")
         until = max(threshold_of(word) for word in self.merged.thresholds)
         if threshold_of(threshold) > until:
             raise UsageError(
@@ -305,9 +325,9 @@ class Relabel(SegmentVolume):
         """Give the stages that cut and write."""
         (word,) = self.thresholds
         *cut, write = self.volume_stages(word)
-        if self.options.out != self.merged.out:
-            name = Path(self.options.out.rstrip("/")).name
-            write = replace(write, name=f"{write.name}-in-{name}")
+        if self.options.out not in self.outputs:
+            mark = hashlib.sha256(self.options.out.encode()).hexdigest()[:6]
+            write = replace(write, name=f"{write.name}-in-{mark}")
         return [*cut, write]
 
     def _record(self) -> dict[str, Any]:
@@ -319,42 +339,6 @@ def _recorded(work: WorkFolder) -> tuple[Options, dict[str, Any] | None]:
     if plan["job"] != JOB:
         raise VolumeError(f"{work.path} is the work folder of {plan['job']}, not of {JOB}")
     return Options.of(plan["options"]["segmentation"]), plan["options"]["provenance"]
-
-
-def _open_affinities(options: Options) -> LazyVolume:
-    told: dict[str, Any] = {"dataset": options.dataset, "mip": options.mip}
-    told |= {"channel_order": options.channel_order, "voxel_size": options.voxel_size}
-    volume = open_lazy(options.affs, **told)
-    info = volume.info
-    if info.channels < 3:
-        raise ChunkError(
-            f"{options.affs} has {info.channels} channel(s); affinities need three, to the voxels before on "
-            "x, y and z"
-        )
-    if np.dtype(info.dtype) != np.uint8 and not info.dtype.startswith("float"):
-        raise ChunkError(f"{options.affs} is {info.dtype}; affinities are float in [0, 1] or uint8")
-    if info.offsets is None and info.channels != 3:
-        raise ChunkError(
-            f"{options.affs} has {info.channels} channels and does not say their offsets; affinities need "
-            "three, to the voxels before on x, y and z"
-        )
-    if info.offsets is not None and not set(NEAREST) <= set(info.offsets):
-        raise ChunkError(f"{options.affs} has the offsets {info.offsets} and lacks one of {NEAREST}")
-    if info.layer_type != "affinity_map":
-        volume = open_lazy(options.affs, **told, layer_type="affinity_map")
-    return volume
-
-
-def _open_fragments(path: str, info: VolumeInfo) -> LazyVolume:
-    volume = open_lazy(path)
-    if volume.info.channels != 1 or np.dtype(volume.info.dtype).kind not in "ui":
-        raise ChunkError(f"{path} holds {volume.info.channels} x {volume.info.dtype}, no labels of fragments")
-    if not volume.info.bounds.contains(info.bounds):
-        raise VolumeError(
-            f"the fragments {path} fill {volume.info.bounds} and the affinities {info.bounds}; give "
-            "fragments of all of it"
-        )
-    return volume
 
 
 def threshold_of(word: str) -> Fraction:
@@ -373,7 +357,3 @@ def threshold_of(word: str) -> Fraction:
 
 def _named(path: str, dataset: str | None) -> str:
     return f"{path}:{dataset}" if dataset and path.endswith((".h5", ".hdf5", ".hdf", ".he5")) else path
-
-
-def _words(numbers: Sequence[Any]) -> str:
-    return " ".join(map(str, numbers))

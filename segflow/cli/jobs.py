@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from segflow.cli.operator import option
+from segflow.errors import UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -42,6 +43,24 @@ def provenance_of(ctx: click.Context) -> dict[str, Any]:
 
     line = words_of(ctx.command, ctx, leave_out=("processes", "join", "work_dir", "stale"))
     return {"segflow": __version__, "chain": [str(ctx.command.name), *line]}
+
+
+def segments_to(path: str) -> str:
+    """Give the address of a volume for segments, the same from any folder; ``.zarr`` at its end means zarr.
+
+    Raises:
+        UsageError: nothing can be written there, or it is the name of a file.
+    """
+    from segflow.blocks.inputs import absolute
+    from segflow.cli.volumes import can_write
+    from segflow.volumes.copy import FILES
+
+    form = next((form for ending, form in FILES.items() if path.rstrip("/").lower().endswith(ending)), None)
+    if form in ("tif", "h5"):
+        raise UsageError(f"segments go into a volume, not a file: {path}; give a folder, or zarr://FOLDER")
+    found = absolute(f"zarr://{path}" if form == "zarr" and "://" not in path else path)
+    can_write(found)
+    return found
 
 
 def tell(path: str, voxels: int) -> None:

@@ -45,6 +45,14 @@ def existing(plan: Plan, path: str, mip: int = 0) -> VolumeInfo | None:
 def writable(plan: Plan, path: str) -> None:
     """Raise UsageError unless a volume can be written at ``path``; note that it will be there."""
     from segflow.volumes import split_address
+
+    can_write(path)
+    plan.makes(split_address(path)[1])
+
+
+def can_write(path: str) -> None:
+    """Raise UsageError unless a volume can be written at ``path``."""
+    from segflow.volumes import split_address
     from segflow.volumes.store import local_path
 
     form, place = split_address(path)
@@ -58,7 +66,6 @@ def writable(plan: Plan, path: str) -> None:
         if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
             what = "is not a folder" if not parent.is_dir() else "is not writable"
             raise UsageError(f"cannot write {path}: {parent} {what}")
-    plan.makes(place)
 
 
 def check_box(box: Box, info: VolumeInfo) -> None:

@@ -138,7 +138,7 @@ def _order(chunk: Chunk) -> list[int]:
     check_affinities(chunk.shape, chunk.dtype)
     order = channel_order(chunk, NEAREST)
     for axis, channel in enumerate(order):
-        _check_range(chunk.array[channel], axis, channel)
+        _check_range(chunk.array[channel], axis, channel, chunk.voxel_offset)
     return order
 
 
@@ -151,14 +151,14 @@ def _ready(array: NDArray[Any], order: list[int], dtype: Any) -> NDArray[Any] | 
     return None
 
 
-def _check_range(values: NDArray[Any], axis: int, channel: int) -> None:
+def _check_range(values: NDArray[Any], axis: int, channel: int, offset: Sequence[int]) -> None:
     if values.dtype == np.uint8:
         return
     low, high = values.min(), values.max()  # both are NaN if one value is
     name = f"channel {channel} (affinity along {AXIS_NAMES[axis]})"
     if np.isnan(low):
         bad = np.isnan(values)
-        place = tuple(int(i) for i in np.unravel_index(np.argmax(bad), bad.shape))
+        place = tuple(int(i) + o for i, o in zip(np.unravel_index(np.argmax(bad), bad.shape), offset))
         raise ChunkError(
             f"{name} holds {int(bad.sum())} NaN, the first at zyx {place}; affinities lie in [0, 1]"
         )
