@@ -7,7 +7,7 @@ contacts are integer sums.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 
 from segflow.blocks.exact import Exact, label
 from segflow.blocks.ledger import Stage
+from segflow.compiled import njit
+from segflow.segmentation.merging import above
 from segflow.segmentation.regions import contacts
-from segflow.segmentation.subgraphs import added
+from segflow.segmentation.subgraphs import joined
 from segflow.segmentation.unions import united
 
 Table = Mapping[str, NDArray[Any]]
@@ -95,7 +97,7 @@ class Rules:
         ids, voxels = self._sizes()
         new = np.arange(len(ids))
         if self.join_small:
-            edges = np.concatenate([t["edges"] for t in self._all("contacts")])
+            edges = [table["edges"] for table in self._all("contacts")]
             new = _joined(ids, voxels < self.join_small, edges)
         grown = np.zeros(len(ids), np.int64)
         np.add.at(grown, new, voxels)
@@ -104,24 +106,37 @@ class Rules:
         return {"ids": ids[changed], "becomes": names[changed].astype(np.uint64)}
 
 
-def _joined(ids: NDArray[np.uint64], small: NDArray[np.bool_], edges: NDArray[np.int64]) -> NDArray[np.int64]:
+def _joined(
+    ids: NDArray[np.uint64], small: NDArray[np.bool_], tables: Sequence[NDArray[np.int64]]
+) -> NDArray[np.int64]:
     """Give for each segment the place of the smallest of those it is one with."""
-    none = np.zeros((len(edges), 2), np.int64)
-    edges = added(np.hstack([edges, none]))[:, :4]
-    u, v = (np.searchsorted(ids, edges[:, i].astype(np.uint64)) for i in (0, 1))
-    ends, others = np.concatenate([u, v]), np.concatenate([v, u])
-    means = [Fraction(int(s), int(c)) for s, c in edges[:, 2:]]
-    order = np.array(sorted(range(len(means)), key=means.__getitem__), np.int64)
-    rank = np.zeros(len(means), np.int64)
-    if len(means):
-        steps = [0] + [int(means[a] != means[b]) for a, b in zip(order[:-1], order[1:])]
-        rank[order] = np.cumsum(steps)
-    best = np.lexsort((others, -np.concatenate([rank, rank]), ends))
-    ends, others = ends[best], others[best]
-    first = np.ones(len(ends), bool)
-    first[1:] = ends[1:] != ends[:-1]
-    first &= small[ends]
-    return united(len(ids), ends[first], others[first])
+    padded = [np.pad(table, ((0, 0), (0, 2))) for table in tables]  # keys, which do not matter here
+    u, v, sums, counts, _ = joined(ids.astype(np.int64), padded)
+    best = _best(small, u, v, sums, counts)
+    chosen = np.flatnonzero(best >= 0)
+    return united(len(ids), chosen, best[chosen])
+
+
+@njit()
+def _best(
+    small: NDArray[Any], u: NDArray[Any], v: NDArray[Any], sums: NDArray[Any], counts: NDArray[Any]
+) -> NDArray[Any]:
+    """Give each small segment's neighbour of the largest mean affinity, of equal ones the first; else -1."""
+    edge = np.full(small.size, -1, np.int64)
+    best = np.full(small.size, -1, np.int64)
+    for e in range(u.size):
+        for mine, other in ((u[e], v[e]), (v[e], u[e])):
+            old = edge[mine]
+            if not small[mine]:
+                continue
+            if (
+                old < 0
+                or above(sums[e], counts[e], sums[old], counts[old])
+                or other < best[mine]
+                and not above(sums[old], counts[old], sums[e], counts[e])
+            ):
+                edge[mine], best[mine] = e, other
+    return best
 
 
 def apply(segments: NDArray[np.uint64], rules: Table) -> NDArray[np.uint64]:

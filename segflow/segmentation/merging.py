@@ -147,8 +147,9 @@ def _merge(
     table = np.zeros(size, np.uint64)
     value = np.zeros(size, np.int32)
     used = edges
-    waiting = 0
+    waiting = most = 0
     for e in range(edges):
+        most = max(most, counts[e])
         waiting += above(sums[e], counts[e], numerator, denominator)
     heap = np.empty((waiting + edges if percent >= 0 else waiting, 2), np.uint64)
     waiting = 0
@@ -220,6 +221,7 @@ def _merge(
                     if percent < 0:
                         sums[keep] += sums[drop]
                         counts[keep] += counts[drop]
+                        most = max(most, counts[keep])
                     else:
                         begins[keep] = _pour(begins[keep], begins[drop], chain, rows)
                         sums[keep] = 2 * _quantile(begins[keep], chain, rows, percent) + 1
@@ -263,7 +265,7 @@ def _merge(
                     used += 1
     for i in range(nodes):
         parent[i] = find(parent, i)
-    return parent, alive, key_of, done[:merged]
+    return parent, alive, key_of, done[:merged], most
 
 
 @dataclass(frozen=True)
@@ -292,8 +294,8 @@ def merge(
     Args:
         nodes: their number n; they are 0 ... n - 1.
         u, v: ends of the edges in the order of their keys.
-        sums, counts: of the affinities of each edge.
-        threshold: exact, as ``segflow.segmentation.affinities.fraction`` gives it.
+        sums, counts: int64, of the affinities of each edge; changed.
+        threshold: exact, as ``segflow.segmentation.affinities.as_fraction`` gives it.
         frozen: nodes that may still get edges from elsewhere; default: none.
 
     Returns:
@@ -305,17 +307,16 @@ def merge(
     Raises:
         ChunkError: a contact of 2^32 voxel pairs or more.
     """
-    total = int(counts.sum())
-    if total >= 1 << 32:
-        raise ChunkError(f"{total} voxel pairs in one region graph are too many (2^32); give smaller blocks")
     limit = (1 - threshold) * 255
     first, second = u.copy(), v.copy()
     stopped = np.zeros(nodes, np.uint8) if frozen is None else frozen.astype(np.uint8)
-    s, c = sums.copy(), counts.copy()
     none = np.zeros(0, np.int64)
-    parent, alive, keys, done = _merge(
-        nodes, first, second, s, c, stopped, limit.numerator, limit.denominator, -1, none, none, none[:, None]
-    )
+    parent, alive, keys, done, most = _merge(
+        nodes, first, second, sums, counts, stopped, limit.numerator, limit.denominator,
+        -1, none, none, none[:, None],
+    )  # fmt: skip
+    if most >= 1 << 32:
+        raise ChunkError(f"two segments touch in {most} voxel pairs; means are compared up to 2^32 of them")
     least = np.full(nodes, nodes, np.int32)
     np.minimum.at(least, parent, np.arange(nodes, dtype=np.int32))
     to = least[parent]
@@ -323,7 +324,7 @@ def merge(
     live[to] = stopped[parent] != 0
     left = alive & live[to[first]] & live[to[second]]
     ends = np.sort(np.stack([to[first[left]], to[second[left]]], 1), 1)
-    edges = np.column_stack([ends, s[left], c[left], keys[left]]).astype(np.int64)
+    edges = np.column_stack([ends, sums[left], counts[left], keys[left]]).astype(np.int64)
     rows = np.column_stack([u[done[:, 0]], v[done[:, 0]], done[:, 1:]]).astype(np.int64)
     return Merged(to, live, edges, rows)
 
@@ -361,7 +362,7 @@ def merge_quantiles(
     limit = 1 - threshold
     sums = 2 * quantiles(begins, chain, rows, percent) + 1
     counts = np.full(len(begins), 512)
-    parent, _, _, done = _merge(
+    parent, _, _, done, _ = _merge(
         nodes, first, second, sums, counts, np.zeros(nodes, np.uint8), limit.numerator, limit.denominator,
         percent, begins.copy(), chain, rows,
     )  # fmt: skip

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segflow.compiled import njit
 from segflow.geometry import HIGH_SIDES, LOW_SIDES
 from segflow.segmentation.merging import Merged, above_all, merge, merge_quantiles
 from segflow.segmentation.regions import contacts, histograms
@@ -136,11 +137,54 @@ def of_parts(
     for part, live, met in zip(parts, lives, settled):
         still = part["sides"] & np.uint8(0xFF & ~(met | ELSEWHERE))
         np.bitwise_or.at(sides, np.searchsorted(ids, live), still)
-    edges = added(np.concatenate([part["edges"] for part in parts]))
-    edges = edges[np.lexsort((edges[:, 5], edges[:, 4]))]
-    u, v = (np.searchsorted(ids, edges[:, i]).astype(np.int32) for i in (0, 1))
-    found = merge(len(ids), u, v, edges[:, 2].copy(), edges[:, 3].copy(), threshold, sides != 0)
-    return _table(ids, sides, found, edges[:, 4:])
+    u, v, sums, counts, keys = joined(ids, [part["edges"] for part in parts])
+    found = merge(len(ids), u, v, sums, counts, threshold, sides != 0)
+    return _table(ids, sides, found, keys)
+
+
+def joined(
+    ids: NDArray[np.int64], tables: Sequence[NDArray[np.int64]]
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Give the edges of several parts as one graph, in the order of their keys: places of the ends, sums,
+    counts, keys. Columns, one after the other, since a table of all would be the most of the memory."""
+    code = np.concatenate([_codes(ids, table) for table in tables])
+    order = np.argsort(code, kind="stable")
+    code = code[order]
+    columns = [np.concatenate([table[:, i] for table in tables])[order] for i in (2, 3, 4, 5)]
+    del order
+    kept = _add_up(code, *columns)
+    sums, counts, one, two = (column[:kept] for column in columns)
+    order = np.lexsort((two, one))
+    u, v = ((code[:kept] >> np.uint64(32))[order], (code[:kept] & np.uint64(0xFFFFFFFF))[order])
+    keys = np.stack([one[order], two[order]], 1)
+    return u.astype(np.int32), v.astype(np.int32), sums[order], counts[order], keys
+
+
+def _codes(ids: NDArray[np.int64], edges: NDArray[np.int64]) -> NDArray[np.uint64]:
+    u, v = (np.searchsorted(ids, edges[:, i]).astype(np.uint64) for i in (0, 1))
+    return u << np.uint64(32) | v
+
+
+@njit()
+def _add_up(
+    code: NDArray[Any], sums: NDArray[Any], counts: NDArray[Any], one: NDArray[Any], two: NDArray[Any]
+) -> int:
+    """Make one edge of neighbours with one code: sums and counts add up, the smallest key stays.
+
+    Works in place; gives how many edges are left.
+    """
+    last = -1
+    for i in range(code.size):
+        if last < 0 or code[i] != code[last]:
+            last += 1
+            code[last], sums[last], counts[last] = code[i], sums[i], counts[i]
+            one[last], two[last] = one[i], two[i]
+            continue
+        sums[last] += sums[i]
+        counts[last] += counts[i]
+        if one[i] < one[last] or (one[i] == one[last] and two[i] < two[last]):
+            one[last], two[last] = one[i], two[i]
+    return last + 1
 
 
 def _elsewhere(ids: NDArray[np.int64], outside: NDArray[np.int64] | None) -> NDArray[np.uint8]:
@@ -148,30 +192,17 @@ def _elsewhere(ids: NDArray[np.int64], outside: NDArray[np.int64] | None) -> NDA
     return np.where(found, ELSEWHERE, 0).astype(np.uint8)
 
 
-def added(edges: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Make one edge of those that join the same two: sums and counts add up, the smallest key stays."""
-    edges = edges[np.lexsort((edges[:, 5], edges[:, 4], edges[:, 1], edges[:, 0]))]
-    if not len(edges):
-        return edges
-    new = np.ones(len(edges), bool)
-    new[1:] = (edges[1:, :2] != edges[:-1, :2]).any(1)
-    first = np.flatnonzero(new)
-    result = edges[first]
-    result[:, 2:4] = np.add.reduceat(edges[:, 2:4], first)
-    return result
-
-
 def _table(
     ids: NDArray[np.int64], sides: NDArray[np.uint8], found: Merged, keys: NDArray[np.int64]
 ) -> dict[str, NDArray[Any]]:
-    joined = np.zeros(len(ids), np.uint8)
-    np.bitwise_or.at(joined, found.to, sides)
+    opened = np.zeros(len(ids), np.uint8)
+    np.bitwise_or.at(opened, found.to, sides)
     live = np.flatnonzero(found.frozen)
     rows = found.edges
     edges = np.column_stack([ids[rows[:, 0]], ids[rows[:, 1]], rows[:, 2:4], keys[rows[:, 4]]])
     return {
         "ids": ids, "to": found.to, "merges": found.merges,
-        "live": live, "sides": joined[live], "edges": edges,
+        "live": live, "sides": opened[live], "edges": edges,
     }  # fmt: skip
 
 
