@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -68,12 +69,21 @@ def blockwise(segflow, tmp_path) -> Callable[..., np.ndarray]:
 # -- any blocks -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("block", [(25, 50, 100), (13, 41, 67), (50, 100, 200), (7, 33, 50)])
-def test_any_blocks_give_the_answer_of_the_whole(block, whole, blockwise, tmp_path):
+def test_one_answer_from_one_stored_volume_and_its_quality(segflow, whole, blockwise, tmp_path, data):
     write_h5(str(tmp_path / "affs.h5"), gala())
+    segflow("read-h5", "-f", tmp_path / "affs.h5", "write-precomputed", "-v", tmp_path / "affs")
     wanted = whole(tmp_path / "affs.h5")
     assert len(np.unique(wanted)) > 100
-    np.testing.assert_array_equal(blockwise(tmp_path / "affs.h5", block), wanted)
+    truth = ("read-h5", "-f", data / "gala.h5", "--dataset-path", "volumes/labels/neuron_ids", "-o", "gt")
+    for number, block in enumerate(((25, 50, 100), (13, 41, 67), (7, 33, 50))):
+        np.testing.assert_array_equal(blockwise(tmp_path / "affs", block), wanted)
+        scores = tmp_path / f"scores{number}.json"
+        segflow("read-precomputed", "-v", tmp_path / f"seg{number}", "-o", "seg", *truth,
+                "evaluate-segmentation", "-s", "seg", "-g", "gt", "--all", "--json", scores)  # fmt: skip
+        told = json.loads(scores.read_text())
+        assert told["voi_split"] + told["voi_merge"] < 1.6
+        assert told["adapted_rand_error"] < 0.25
+        assert scores.read_text() == (tmp_path / "scores0.json").read_text()
 
 
 @pytest.mark.parametrize("block", [(10, 96, 120), (4, 33, 50), (1, 96, 60)])
@@ -390,3 +400,23 @@ def test_ties_of_small_segments_go_to_the_smaller_id(blockwise, tmp_path):
     more = ("--fragments", tmp_path / "frag.h5", "--join-small", 3)
     found = blockwise(tmp_path / "affs.h5", (1, 1, 3), *more, at="0.5")
     assert (found - np.uint64(HUGE)).ravel().tolist() == [4] * 12 + [8] * 8
+
+
+# -- quantiles ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("percent", [50, 85])
+def test_quantiles(segflow, file, whole, blockwise, tmp_path, percent):
+    """The graph is merged at once, so blocks change nothing; a lower threshold is cut from it."""
+    words = ("--merge-function", "quantile", "--quantile", percent)
+    first = blockwise(file, BLOCKS[0], *words)
+    assert not np.array_equal(first, whole(file))
+    for block in BLOCKS[1:]:
+        np.testing.assert_array_equal(blockwise(file, block, *words), first)
+    lower = blockwise(file, BLOCKS[1], *words, at="0.25")
+    assert not np.array_equal(lower, first)
+    line = ("relabel-volume", "--of", tmp_path / "seg2", "--threshold", "0.25", "--processes", 1)
+    segflow(*line, "--out", tmp_path / "lower")
+    np.testing.assert_array_equal(open_volume(str(tmp_path / "lower")).read().array, lower)
+    smaller = blockwise(file, BLOCKS[2], *words, "--join-small", 50, "--dust", 60)
+    assert np.unique(smaller, return_counts=True)[1].min() >= 60
