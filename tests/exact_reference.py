@@ -99,6 +99,32 @@ def agglomerate(edges: Edges, threshold: Fraction) -> tuple[dict[int, int], list
     return segment, merges
 
 
+def by_quantiles(
+    edges: dict[tuple[int, int], list[int]], percent: int, threshold: Fraction
+) -> dict[int, int]:
+    """Merge as ``agglomerate``, by a percentile of the affinities of each edge; give the segment of each id."""
+    segment = {name: name for ends in edges for name in ends}
+    states = {ends: (ends, sorted(values)) for ends, values in edges.items()}
+
+    def best(ends: tuple[int, int]) -> tuple[int, tuple[int, int]]:
+        key, values = states[ends]
+        return -values[percent * len(values) // 100], key
+
+    while states:
+        keep, drop = min(states, key=best)
+        if not 1 + Fraction(2 * best((keep, drop))[0] - 1, 512) < threshold:
+            break
+        del states[keep, drop]
+        segment = {name: keep if to == drop else to for name, to in segment.items()}
+        for ends in [e for e in states if drop in e]:
+            key, values = states.pop(ends)
+            other = ends[0] if ends[1] == drop else ends[1]
+            now = (min(keep, other), max(keep, other))
+            twin, more = states.get(now, (key, []))
+            states[now] = (min(key, twin), sorted(values + more))
+    return segment
+
+
 def segments(labels: np.ndarray, affs: np.ndarray, threshold: Fraction) -> np.ndarray:
     """Give the segmentation that starts from fragments."""
     to, _ = agglomerate(graph(labels, affs), threshold)

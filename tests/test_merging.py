@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from segflow.errors import ChunkError
-from segflow.segmentation.merging import _score, above, merge
+from segflow.segmentation.merging import _score, above, merge, merge_quantiles
 
 means = st.tuples(st.integers(0, 255), st.integers(1, 2**31)).flatmap(
     lambda m: st.tuples(st.integers(max(0, m[0] * m[1] - 2), m[0] * m[1] + (m[0] < 255)), st.just(m[1]))
@@ -49,16 +49,32 @@ def test_any_graph(nodes, count, largest, seed):
     )
     edges = {tuple(e): (s, c) for e, s, c in zip(ends.tolist(), sums.tolist(), counts.tolist())}
     u, v = ends.T.astype(np.int32)
-    before = [a.copy() for a in (u, v, sums, counts)]
     for threshold in (Fraction(1, 2), Fraction(9, 10)):
-        found = merge(nodes, u, v, sums, counts, threshold)
+        found = merge(nodes, u, v, sums.copy(), counts.copy(), threshold)
         to, rows = reference.agglomerate(edges, threshold)
         assert found.to.tolist() == [to.get(i, i) for i in range(nodes)]
         assert found.merges[:, 2:].tolist() == [list(r[2:]) for r in rows]
         assert not found.frozen.any()
         assert not len(found.edges)
-    for a, b in zip(before, (u, v, sums, counts)):
-        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(np.stack([u, v], 1), ends)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(2, 12), st.integers(1, 30), st.sampled_from([2, 4, 256]), st.integers(0, 2**32))
+def test_any_graph_by_quantiles(nodes, count, levels, seed):
+    rng = np.random.default_rng(seed)
+    ends = np.unique(np.sort(rng.integers(0, nodes, (count, 2)), 1), axis=0)
+    edges = {}
+    for a, b in ends[ends[:, 0] < ends[:, 1]].tolist():
+        edges[a, b] = rng.integers(0, levels, rng.integers(1, 6)) * (255 // (levels - 1))
+    rows = [(*e, *row) for e, q in edges.items() for row in zip(*np.unique(q, return_counts=True))]
+    u, v, values, votes = np.array(rows, np.int64).reshape(-1, 4).T.copy()
+    for percent, threshold in ((50, Fraction(1, 2)), (0, Fraction(9, 10)), (99, Fraction(9, 10))):
+        found = merge_quantiles(
+            nodes, u.astype(np.int32), v.astype(np.int32), values.copy(), votes.copy(), percent, threshold
+        )
+        to = reference.by_quantiles({e: sorted(q.tolist()) for e, q in edges.items()}, percent, threshold)
+        assert found.to.tolist() == [to.get(i, i) for i in range(nodes)]
 
 
 def test_too_many_pairs_are_refused():

@@ -127,6 +127,57 @@ def _push(heap: NDArray[Any], size: int, hi: Any, lo: Any) -> int:
 
 
 @njit()
+def _linked(nodes: int, u: NDArray[Any], v: NDArray[Any]) -> Any:
+    """Give each node's first and last half-edge (2 e at u, 2 e + 1 at v), their number, what follows each."""
+    degree = np.zeros(nodes, np.int32)
+    head, tail = np.full(nodes, -1, np.int32), np.full(nodes, -1, np.int32)  # -1: none
+    following = np.full(2 * u.size, -1, np.int32)
+    for half in range(2 * u.size):
+        node = v[half >> 1] if half & 1 else u[half >> 1]
+        if head[node] < 0:
+            head[node] = half
+        else:
+            following[tail[node]] = half
+        tail[node] = half
+        degree[node] += 1
+    return head, tail, degree, following
+
+
+@njit()
+def _tabled(
+    u: NDArray[Any], v: NDArray[Any], alive: NDArray[Any], table: NDArray[Any], value: NDArray[Any]
+) -> int:
+    """Fill a table that leads from a pair of nodes to their edge; give the number of edges."""
+    table[:] = 0
+    used = 0
+    for e in range(u.size):
+        if alive[e]:
+            key = pair(u[e] + 1, v[e] + 1)
+            at = slot_of(table, key)
+            table[at], value[at] = key, e
+            used += 1
+    return used
+
+
+@njit()
+def _queued(sums: NDArray[Any], counts: NDArray[Any], numerator: int, denominator: int, room: int) -> Any:
+    """Give the heap of the edges above the limit, with room for more, and their number."""
+    waiting = 0
+    for e in range(sums.size):
+        waiting += above(sums[e], counts[e], numerator, denominator)
+    heap = np.empty((waiting + room, 2), np.uint64)
+    waiting = 0
+    for e in range(sums.size):
+        if above(sums[e], counts[e], numerator, denominator):
+            hi, lo = _score(sums[e], counts[e])
+            heap[waiting, 0], heap[waiting, 1] = hi, lo | (_NONE - np.uint64(e))
+            waiting += 1
+    for at in range(waiting // 2 - 1, -1, -1):
+        _sift_down(heap, at, waiting)
+    return heap, waiting
+
+
+@njit()
 def _merge(
     nodes: int, u: NDArray[Any], v: NDArray[Any], sums: NDArray[Any], counts: NDArray[Any],
     frozen: NDArray[Any], numerator: int, denominator: int,
@@ -134,58 +185,27 @@ def _merge(
 ) -> Any:  # fmt: skip
     edges = u.size
     parent = np.arange(nodes).astype(np.int32)
-    degree = np.zeros(nodes, np.int32)
-    head = np.full(nodes, -1, np.int32)
-    tail = np.full(nodes, -1, np.int32)
-    following = np.full(2 * edges, -1, np.int32)
+    head, tail, degree, following = _linked(nodes, u, v)
     alive = np.ones(edges, np.bool_)
-    key_of = np.arange(edges).astype(np.int32)
-    edge_of = np.arange(edges).astype(np.int32)  # of a key
+    key_of, edge_of = np.arange(edges).astype(np.int32), np.arange(edges).astype(np.int32)  # of a key
     size = 1024
     while size < 2 * edges:
         size *= 2
-    table = np.zeros(size, np.uint64)
-    value = np.zeros(size, np.int32)
-    used = edges
-    waiting = most = 0
-    for e in range(edges):
-        most = max(most, counts[e])
-        waiting += above(sums[e], counts[e], numerator, denominator)
-    heap = np.empty((waiting + edges if percent >= 0 else waiting, 2), np.uint64)
-    waiting = 0
-    for e in range(edges):
-        for end in range(2):
-            node = u[e] if end == 0 else v[e]
-            half = 2 * e + end
-            if head[node] < 0:
-                head[node] = half
-            else:
-                following[tail[node]] = half
-            tail[node] = half
-            degree[node] += 1
-        key = pair(u[e] + 1, v[e] + 1)
-        at = slot_of(table, key)
-        table[at], value[at] = key, e
-        if above(sums[e], counts[e], numerator, denominator):
-            hi, lo = _score(sums[e], counts[e])
-            heap[waiting, 0], heap[waiting, 1] = hi, lo | (_NONE - np.uint64(e))
-            waiting += 1
-    for at in range(waiting // 2 - 1, -1, -1):
-        _sift_down(heap, at, waiting)
+    table, value = np.empty(size, np.uint64), np.empty(size, np.int32)
+    used = _tabled(u, v, alive, table, value)
+    heap, waiting = _queued(sums, counts, numerator, denominator, edges if percent >= 0 else 0)
     done = np.empty((max(nodes, 1), 3), np.int64)
-    merged = 0
+    merged, most = 0, counts.max() if edges else 0
     while waiting:
         e = edge_of[_NONE - (heap[0, 1] & _NONE)]
-        if alive[e] and above(sums[e], counts[e], numerator, denominator):
+        good = alive[e] and above(sums[e], counts[e], numerator, denominator)
+        if good:
             hi, lo = _score(sums[e], counts[e])
             lo |= _NONE - np.uint64(key_of[e])
             if heap[0, 0] != hi or heap[0, 1] != lo:  # it has grown, and is worse than it was
                 heap[0, 0], heap[0, 1] = hi, lo
                 _sift_down(heap, 0, waiting)
                 continue
-            good = True
-        else:
-            good = False
         waiting -= 1
         heap[0, 0], heap[0, 1] = heap[waiting, 0], heap[waiting, 1]
         _sift_down(heap, 0, waiting)
@@ -203,21 +223,19 @@ def _merge(
         parent[a] = b
         degree[b] -= 1
         half = head[a]
-        while half >= 0:
+        while half >= 0:  # the edges of a become edges of b
             after = following[half]
             e = half >> 1
             if alive[e]:
                 x = v[e] if u[e] == a else u[e]
                 key = pair(b + 1, x + 1)
                 at = slot_of(table, key)
-                twin = value[at] if table[at] != 0 else -1
-                if twin >= 0 and alive[twin]:
+                keep = e
+                if table[at] != 0 and alive[value[at]]:
+                    drop = value[at]
                     degree[x] -= 1
-                    keep, drop = e, twin
-                    if above(sums[twin], counts[twin], sums[e], counts[e]) or (
-                        key_of[twin] < key_of[e] and not above(sums[e], counts[e], sums[twin], counts[twin])
-                    ):
-                        keep, drop = twin, e
+                    if above(sums[drop], counts[drop], sums[e], counts[e]):
+                        keep, drop = drop, e
                     if percent < 0:
                         sums[keep] += sums[drop]
                         counts[keep] += counts[drop]
@@ -225,27 +243,22 @@ def _merge(
                     else:
                         begins[keep] = _pour(begins[keep], begins[drop], chain, rows)
                         sums[keep] = 2 * _quantile(begins[keep], chain, rows, percent) + 1
-                    if key_of[drop] < key_of[keep]:
-                        key_of[keep] = key_of[drop]
+                    key_of[keep] = min(key_of[keep], key_of[drop])
                     edge_of[key_of[keep]] = keep
+                    alive[drop] = False
                     if percent >= 0 and above(sums[keep], counts[keep], numerator, denominator):
                         hi, lo = _score(sums[keep], counts[keep])
                         waiting = _push(heap, waiting, hi, lo | (_NONE - np.uint64(key_of[keep])))
-                    alive[drop] = False
-                    value[at] = keep
-                    add = keep == e
                 else:
                     degree[b] += 1
-                    add = True
-                    if table[at] == 0:
-                        table[at] = key
-                        used += 1
-                    value[at] = e
-                if add:
-                    if u[e] == a:
-                        u[e] = b
-                    else:
+                    used += table[at] == 0
+                    table[at] = key
+                value[at] = keep
+                if keep == e:
+                    if half & 1:
                         v[e] = b
+                    else:
+                        u[e] = b
                     following[half] = -1
                     if head[b] < 0:
                         head[b] = half
@@ -253,16 +266,8 @@ def _merge(
                         following[tail[b]] = half
                     tail[b] = half
             half = after
-        head[a] = tail[a] = -1
         if used * 3 > table.size * 2:  # most of it is of nodes that are gone
-            table[:] = 0
-            used = 0
-            for i in range(edges):
-                if alive[i]:
-                    key = pair(u[i] + 1, v[i] + 1)
-                    at = slot_of(table, key)
-                    table[at], value[at] = key, i
-                    used += 1
+            used = _tabled(u, v, alive, table, value)
     for i in range(nodes):
         parent[i] = find(parent, i)
     return parent, alive, key_of, done[:merged], most
