@@ -140,8 +140,8 @@ def _levels(work: Path) -> list[tuple[int, int, int, int, int]]:
     folder = WorkFolder(work)
     found = []
     for stage in (n for n in folder.plan()["stages"] if n.startswith("merge-")):
-        parts = [folder.load(stage, b, "ids", "merges", "edges") for b in sorted(folder.done(stage))]
-        nodes, merges, edges = ([len(p[name]) for p in parts] for name in ("ids", "merges", "edges"))
+        parts = [folder.load(stage, b, "ids", "merges", "ends") for b in sorted(folder.done(stage))]
+        nodes, merges, edges = ([len(p[name]) for p in parts] for name in ("ids", "merges", "ends"))
         found.append((len(parts), sum(nodes), sum(merges), sum(edges), max(edges)))
     return found
 

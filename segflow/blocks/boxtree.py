@@ -1,13 +1,16 @@
-"""Blocks, boxes of two blocks, boxes of two of those, up to the whole volume."""
+"""Blocks, boxes of a few blocks, boxes of a few of those, up to the whole volume."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from math import prod
 
 from segflow.geometry import HIGH_SIDES, LOW_SIDES, Box, Grid, Vec, vec
+
+FEW = 8  # nodes; with more, a level joins twice
 
 
 @dataclass(frozen=True)
@@ -15,8 +18,9 @@ class BoxTree:
     """The tree over blocks of a size in a box: level 0 are the blocks, the last level is the whole.
 
     From level to level two neighbours become one, along the axis on which they are shortest, so boxes
-    stay near to cubes: what crosses their faces is what is left to do. Nodes of a level are numbered in
-    raster order.
+    stay near to cubes: what crosses their faces is what is left to do. Where many are left, it is done
+    twice at once: fewer levels are less work, while the last ones, which are the largest, join only two.
+    Nodes of a level are numbered in raster order.
 
     >>> tree = BoxTree(Box((0, 0, 0), (20, 64, 90)), (20, 32, 30))
     >>> [tree.count(level) for level in range(tree.levels)], str(tree.box(0, 5))
@@ -32,22 +36,31 @@ class BoxTree:
         return Grid.over(self.bounds, self.block)
 
     @cached_property
-    def axes(self) -> list[int]:
-        """The axis along which the nodes of each level but the last are joined."""
-        counts, sizes, axes = list(self.grid.counts), list(self.block), []
+    def joins(self) -> list[list[int]]:
+        """The axes along which the nodes of each level but the last are joined."""
+        counts, sizes, joins = list(self.grid.counts), list(self.block), list[list[int]]()
         while max(counts) > 1:
-            axis = min((a for a in range(3) if counts[a] > 1), key=sizes.__getitem__)
-            counts[axis], sizes[axis] = -(-counts[axis] // 2), 2 * sizes[axis]
-            axes.append(axis)
-        return axes
+            many = prod(counts) > FEW
+            axes = []
+            for _ in range(2 if many else 1):
+                axis = min((a for a in range(3) if counts[a] > 1), key=sizes.__getitem__)
+                counts[axis], sizes[axis] = -(-counts[axis] // 2), 2 * sizes[axis]
+                axes.append(axis)
+            joins.append(axes)
+        return joins
+
+    def _halvings(self, level: int, until: int) -> list[int]:
+        """Count how often nodes are joined along each axis, from one level to another."""
+        axes = [axis for joined in self.joins[level:until] for axis in joined]
+        return [axes.count(axis) for axis in range(3)]
 
     @cached_property
     def counts(self) -> list[Vec]:
         """The number of nodes along each axis, for each level."""
-        counts = [self.grid.counts]
-        for axis in self.axes:
-            counts.append(vec([-(-n // 2) if a == axis else n for a, n in enumerate(counts[-1])]))
-        return counts
+        return [
+            vec([-(-n // (1 << h)) for n, h in zip(self.grid.counts, self._halvings(0, level))])
+            for level in range(len(self.joins) + 1)
+        ]
 
     @property
     def levels(self) -> int:
@@ -72,29 +85,31 @@ class BoxTree:
 
     def box(self, level: int, node: int) -> Box:
         """Give the box of a node."""
-        size = [n << self.axes[:level].count(a) for a, n in enumerate(self.block)]
+        size = [n << h for n, h in zip(self.block, self._halvings(0, level))]
         start = [a + i * n for a, i, n in zip(self.bounds.start, self.place(level, node), size)]
         return Box.of(start, size).intersect(self.bounds)
 
     def children(self, level: int, node: int) -> list[int]:
-        """Give the nodes of the level below that fill this one, one or two."""
-        axis, place = self.axes[level - 1], self.place(level, node)
-        first = 2 * place[axis]
-        both = range(first, min(first + 2, self.counts[level - 1][axis]))
-        return [self.node(level - 1, [i if a == axis else p for a, p in enumerate(place)]) for i in both]
+        """Give the nodes of the level below that fill this one."""
+        steps, below = self._halvings(level - 1, level), self.counts[level - 1]
+        spans = (
+            range(i << h, min((i + 1) << h, n)) for i, h, n in zip(self.place(level, node), steps, below)
+        )
+        return [self.node(level - 1, place) for place in product(*spans)]
 
     def parent(self, level: int, node: int, steps: int = 1) -> int:
         """Give the node of the level above, or of one further up, that this one is in."""
-        joined = self.axes[level : level + steps]
-        return self.node(level + steps, [i >> joined.count(a) for a, i in enumerate(self.place(level, node))])
+        halvings = self._halvings(level, level + steps)
+        return self.node(level + steps, [i >> h for i, h in zip(self.place(level, node), halvings)])
 
     def met(self, level: int, node: int) -> int:
-        """Give the bit of the side at which a node meets the other of its parent's; 0: it is alone."""
-        axis = self.axes[level]
-        i = self.place(level, node)[axis]
-        if i % 2:
-            return LOW_SIDES[axis]
-        return HIGH_SIDES[axis] if i + 1 < self.counts[level][axis] else 0
+        """Give the bits of the sides at which a node meets another of its parent's."""
+        bits, sides = 0, zip(self._halvings(level, level + 1), self.place(level, node), self.counts[level])
+        for (halvings, i, n), low, high in zip(sides, LOW_SIDES, HIGH_SIDES):
+            family = i >> halvings
+            bits |= low if i > 0 and (i - 1) >> halvings == family else 0
+            bits |= high if i + 1 < n and (i + 1) >> halvings == family else 0
+        return bits
 
     def before(self, node: int) -> list[int | None]:
         """Give the blocks before a block on z, y and x; None at the volume's side."""

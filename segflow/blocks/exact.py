@@ -200,7 +200,8 @@ class Exact:
     def merge_up(self, level: int, node: int) -> Table:
         """Join the graphs of a node's children, and merge further."""
         children = self.tree.children(level, node)
-        parts = [self.load(f"merge-{level - 1}", i, "ids", "live", "sides", "edges") for i in children]
+        names = ("ids", "live", "sides", "ends", "states", "keys")
+        parts = [self.load(f"merge-{level - 1}", i, *names) for i in children]
         met = [self.tree.met(level - 1, i) for i in children]
         return subgraphs.of_parts(parts, met, self.until, self.outside(level, node))
 

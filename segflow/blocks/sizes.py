@@ -110,8 +110,9 @@ def _joined(
     ids: NDArray[np.uint64], small: NDArray[np.bool_], tables: Sequence[NDArray[np.int64]]
 ) -> NDArray[np.int64]:
     """Give for each segment the place of the smallest of those it is one with."""
-    padded = [np.pad(table, ((0, 0), (0, 2))) for table in tables]  # keys, which do not matter here
-    u, v, sums, counts, _ = joined(ids.astype(np.int64), padded)
+    ends = (np.searchsorted(ids, table[:, :2].astype(np.uint64)).astype(np.uint64) for table in tables)
+    codes = [pairs[:, 0] << np.uint64(32) | pairs[:, 1] for pairs in ends]
+    u, v, sums, counts, _ = joined(codes, [t[:, 2:] for t in tables], [t[:, :2] for t in tables])
     best = _best(small, u, v, sums, counts)
     chosen = np.flatnonzero(best >= 0)
     return united(len(ids), chosen, best[chosen])

@@ -137,32 +137,44 @@ def of_parts(
     for part, live, met in zip(parts, lives, settled):
         still = part["sides"] & np.uint8(0xFF & ~(met | ELSEWHERE))
         np.bitwise_or.at(sides, np.searchsorted(ids, live), still)
-    u, v, sums, counts, keys = joined(ids, [part["edges"] for part in parts])
+    codes = []
+    for part, live in zip(parts, lives):
+        places = np.searchsorted(ids, live).astype(np.uint64)
+        ends = part["ends"]
+        codes.append(places[ends[:, 0]] << np.uint64(32) | places[ends[:, 1]])
+    u, v, sums, counts, keys = joined(
+        codes, [part["states"] for part in parts], [part["keys"] for part in parts]
+    )
     found = merge(len(ids), u, v, sums, counts, threshold, sides != 0)
     return _table(ids, sides, found, keys)
 
 
 def joined(
-    ids: NDArray[np.int64], tables: Sequence[NDArray[np.int64]]
+    codes: list[NDArray[np.uint64]], states: Sequence[NDArray[np.int64]], keys: Sequence[NDArray[np.int64]]
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Give the edges of several parts as one graph, in the order of their keys: places of the ends, sums,
-    counts, keys. Columns, one after the other, since a table of all would be the most of the memory."""
-    code = np.concatenate([_codes(ids, table) for table in tables])
+    """Give the edges of several parts as one graph, in the order of their keys.
+
+    Args:
+        codes: of each part, u << 32 | v for every edge, u < v; the list is emptied.
+        states: rows of sum and count.
+        keys: rows of two ids.
+
+    Returns:
+        u, v, sums, counts, keys.
+    """
+    code = np.concatenate(codes)
+    codes.clear()
     order = np.argsort(code, kind="stable")
     code = code[order]
-    columns = [np.concatenate([table[:, i] for table in tables])[order] for i in (2, 3, 4, 5)]
-    del order
+    columns = [
+        np.concatenate([table[:, i] for table in tables])[order] for tables in (states, keys) for i in (0, 1)
+    ]
     kept = _add_up(code, *columns)
-    sums, counts, one, two = (column[:kept] for column in columns)
+    code, sums, counts, one, two = (column[:kept] for column in (code, *columns))
     order = np.lexsort((two, one))
-    u, v = ((code[:kept] >> np.uint64(32))[order], (code[:kept] & np.uint64(0xFFFFFFFF))[order])
-    keys = np.stack([one[order], two[order]], 1)
-    return u.astype(np.int32), v.astype(np.int32), sums[order], counts[order], keys
-
-
-def _codes(ids: NDArray[np.int64], edges: NDArray[np.int64]) -> NDArray[np.uint64]:
-    u, v = (np.searchsorted(ids, edges[:, i]).astype(np.uint64) for i in (0, 1))
-    return u << np.uint64(32) | v
+    code = code[order]
+    ends = ((code >> np.uint64(32)).astype(np.int32), (code & np.uint64(0xFFFFFFFF)).astype(np.int32))
+    return *ends, sums[order], counts[order], np.stack([one[order], two[order]], 1)
 
 
 @njit()
@@ -198,11 +210,12 @@ def _table(
     opened = np.zeros(len(ids), np.uint8)
     np.bitwise_or.at(opened, found.to, sides)
     live = np.flatnonzero(found.frozen)
+    rank = np.zeros(len(ids), np.int32)
+    rank[live] = np.arange(len(live), dtype=np.int32)
     rows = found.edges
-    edges = np.column_stack([ids[rows[:, 0]], ids[rows[:, 1]], rows[:, 2:4], keys[rows[:, 4]]])
     return {
-        "ids": ids, "to": found.to, "merges": found.merges,
-        "live": live, "sides": opened[live], "edges": edges,
+        "ids": ids, "to": found.to, "merges": found.merges, "live": live, "sides": opened[live],
+        "ends": rank[rows[:, :2]], "states": rows[:, 2:4], "keys": keys[rows[:, 4]],
     }  # fmt: skip
 
 
