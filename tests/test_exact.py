@@ -299,6 +299,10 @@ def test_ids_are_places_in_the_volume(gala):
         wanted = np.ravel_multi_index(tuple(voxels.T), volume.shape) + 1
         np.testing.assert_array_equal(ids[inside], wanted)
         assert not ids[~inside].any()
+    box = placed.bbox.shift([-v for v in volume.start])
+    for tile in ((3, 13, 41), (10, 50, 60)):
+        ids = segment(np.ascontiguousarray(affs), 0, 255, CUTS[0], place=box, space=volume.shape, tile=tile)
+        np.testing.assert_array_equal(ids, agglomerate(placed, CUTS[0]).array)
     elsewhere = Chunk(affs, layer_type="affinity_map", offsets=NEAREST, source={"bounds": volume})
     np.testing.assert_array_equal(watershed(elsewhere).array, watershed(alone).array)
 

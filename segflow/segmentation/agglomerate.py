@@ -70,9 +70,10 @@ def agglomerate(
 
     The exact engine works on affinities rounded once to round(255 a), and compares in integers; its
     answer is that of ``segment-volume``, whatever the blocks, and fragments have the ids of their
-    places in the volume (``chunk.source``). waterz knows more scores; beside its input it needs 18
-    bytes a voxel at its peak (8 of them are the result), and 12 more where the affinities are not z,
-    y, x float32 in C order already (``affinities.nearest``).
+    places in the volume (``chunk.source``). waterz knows more scores. Beside its input the exact engine
+    needs 24 bytes a voxel at its peak (8 of them are the result). waterz needs 18, or 55 where noisy
+    affinities give a fragment for 20 voxels, and 12 more where the affinities are not z, y, x float32 in
+    C order already (``affinities.nearest``).
 
     Args:
         affinities: czyx; float in [0, 1], or uint8 (value / 255). Channels are picked by the
