@@ -48,6 +48,8 @@ class Exact:
         threshold: the largest one; merging goes so far. None: fragments only.
         supervoxels: gives the fragments of a box, zyx int64, in place of the watershed's; one may lie in
             several places.
+        quantile: merge by this percentile of the affinities, in place of the mean.
+        origin: the volume's first voxel, for messages.
     """
 
     tree: BoxTree
@@ -59,6 +61,7 @@ class Exact:
     threshold: Fraction | None = None
     supervoxels: Callable[[Box], NDArray[np.int64]] | None = None
     quantile: int | None = None
+    origin: Vec = (0, 0, 0)
 
     @property
     def top(self) -> int:
@@ -109,7 +112,7 @@ class Exact:
         self, name: str, level: int, run: Callable[[int], Table], after: tuple[str, ...], key: Any = None
     ) -> Stage:
         """Give a stage over the nodes of a level."""
-        return Stage(name, self.tree.count(level), run, after, key or {}, Boxes(self.tree, level))
+        return Stage(name, self.tree.count(level), run, after, key or {}, Boxes(self.tree, level, self.origin))
 
     # -- fragments --------------------------------------------------------------------------
 
@@ -255,16 +258,17 @@ class Exact:
 
 @dataclass(frozen=True)
 class Boxes(Sequence[Box]):
-    """The boxes of a level's nodes."""
+    """The boxes of a level's nodes, in a volume that begins at ``origin``."""
 
     tree: BoxTree
     level: int
+    origin: Vec
 
     def __len__(self) -> int:
         return self.tree.count(self.level)
 
     def __getitem__(self, node: Any) -> Any:
-        return self.tree.box(self.level, node).shift(self.tree.bounds.start)
+        return self.tree.box(self.level, node).shift(self.origin)
 
 
 def label(threshold: Fraction) -> str:

@@ -29,7 +29,7 @@ from segflow.blocks.segment_inputs import open_affinities, open_fragments
 from segflow.chunk import Chunk
 from segflow.compiled import keep_memory
 from segflow.errors import ChunkError, UsageError, VolumeError
-from segflow.geometry import Box, Vec, vec
+from segflow.geometry import Box, Grid, Vec, vec
 from segflow.segmentation.affinities import as_fraction, byte_limits, nearest_bytes
 from segflow.volumes.base import VolumeInfo
 from segflow.volumes.lazy import open_lazy
@@ -134,6 +134,7 @@ class SegmentVolume:
             until or max(self.thresholds.values()),
             self.read_fragments if self.fragments else None,
             options.quantile,
+            self.info.bounds.start,
         )
         for threshold in self.thresholds:
             self._check_output(self.output(threshold))
@@ -271,7 +272,7 @@ class SegmentVolume:
     def begin(self, stale: str = "fail") -> list[Stage]:
         """Record the job in its work folder; give its stages."""
         stages = self.stages()
-        grid, bounds = self.tree.grid, self.info.bounds
+        grid, bounds = Grid.over(self.info.bounds, self.options.block_size), self.info.bounds
         self.work.begin(JOB, self._record(), stages, grid=grid, bounds=bounds, stale=stale)
         for stage in stages:
             written = "output" in stage.key and self.work.done(stage.name)

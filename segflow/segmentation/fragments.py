@@ -26,7 +26,7 @@ from segflow.compiled import njit
 from segflow.errors import VolumeError
 from segflow.geometry import Box
 from segflow.segmentation.plateaus import flow, heights, labelled
-from segflow.segmentation.unions import find, united
+from segflow.segmentation.unions import distinct, find, united
 
 OPEN, OUTSIDE, KIND = 1 << 61, 1 << 62, 3 << 61  # marks of refs that are not ids yet
 
@@ -165,7 +165,7 @@ def parts(
     opened = _opened(parent, inner)
     number, ends = labelled(flat, shape, start, stop, parent, best, opened)
     tables = _tables(
-        ends, inner, outer, wanted, np.unique(inner), number, best, opened, flat,
+        ends, inner, outer, wanted, distinct(inner), number, best, opened, flat,
         shape, start, stop, np.array(origin), np.array(size),
     )  # fmt: skip
     labels = number.reshape(shape)[core.slices(origin)].copy()
@@ -215,7 +215,7 @@ def join(
     still = still[group]
     chosen = _chosen(group, exits)
 
-    known = np.unique(np.concatenate([asked, exits[:, 0], exits[:, 3], faces[:, 1], faces[:, 0] | OUTSIDE]))
+    known = distinct(np.concatenate([asked, exits[:, 0], exits[:, 3], faces[:, 1], faces[:, 0] | OUTSIDE]))
     follows = np.arange(len(known))
     means = known.copy()
     voxels = known[(known & KIND) == OUTSIDE] & ~KIND
@@ -243,9 +243,9 @@ def join(
     left[:, 0] = means[_look_up(known, left[:, 0])]
     edge = faces[_at_face(faces[:, 0], box, size)].copy()
     edge[:, 1] = means[_look_up(known, edge[:, 1])]
-    asked = np.unique(asked)
+    asked = distinct(asked)
     now = means[_look_up(known, asked)]
-    used = np.unique(np.concatenate([now, edge[:, 1], outer[has, 3]]))
+    used = distinct(np.concatenate([now, edge[:, 1], outer[has, 3]]))
     return {
         "known": asked, "means": now, "asked": used[(used & KIND) != 0],
         "exits": outer, "pairs": left, "faces": edge,

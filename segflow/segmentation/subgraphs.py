@@ -24,7 +24,7 @@ from segflow.compiled import njit
 from segflow.geometry import HIGH_SIDES, LOW_SIDES
 from segflow.segmentation.merging import Merged, above_all, merge, merge_quantiles
 from segflow.segmentation.regions import contacts, histograms
-from segflow.segmentation.unions import united
+from segflow.segmentation.unions import distinct, united
 
 Table = Mapping[str, NDArray[Any]]
 
@@ -57,9 +57,9 @@ def of_block(
     for axis, plane in enumerate(planes):
         inner = tuple(slice(s, None) for i, s in enumerate(start) if i != axis)
         if plane is not None:
-            sides[np.unique(np.take(whole, 0, axis)[inner])] |= LOW_SIDES[axis]
+            sides[distinct(np.take(whole, 0, axis)[inner])] |= LOW_SIDES[axis]
         if goes_on[axis]:
-            sides[np.unique(np.take(whole, -1, axis)[inner])] |= HIGH_SIDES[axis]
+            sides[distinct(np.take(whole, -1, axis)[inner])] |= HIGH_SIDES[axis]
     sides[1:] |= _elsewhere(ids, outside)
     u, v, sums, counts = contacts(whole, affs, start)
     found = merge(len(ids), u - 1, v - 1, sums, counts, threshold, sides[1:] != 0)
@@ -89,7 +89,7 @@ def of_histograms(rows: NDArray[np.int64], percent: int, threshold: Fraction) ->
     first = np.flatnonzero(new)
     votes = np.add.reduceat(rows[:, 3], first) if len(first) else rows[:, 3]
     rows = rows[first]
-    ids = np.unique(rows[:, :2])
+    ids = distinct(rows[:, :2])
     u, v = (np.searchsorted(ids, rows[:, i]).astype(np.int32) for i in (0, 1))
     found = merge_quantiles(len(ids), u, v, rows[:, 2].copy(), votes, percent, threshold)
     return _table(ids, np.zeros(len(ids), np.uint8), found, np.zeros((0, 2), np.int64))
@@ -100,8 +100,8 @@ def _ranked(
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], list[int]]:
     """Give the fragments of a block and of the planes before it, sorted, and for each voxel of both the
     place of its fragment, from 1; and where the block begins."""
-    before = [np.zeros(0, np.int64) if p is None else np.unique(p) for p in planes]
-    ids = np.unique(np.concatenate([names, *before]))
+    before = [np.zeros(0, np.int64) if p is None else distinct(p) for p in planes]
+    ids = distinct(np.concatenate([names, *before]))
     ids = ids[ids != 0]
     rank = np.zeros(len(names) + 1, np.int32)
     rank[1:] = np.searchsorted(ids, names) + 1
@@ -132,7 +132,7 @@ def of_parts(
         outside: ids that lie outside all of them too, as in ``of_block``.
     """
     lives = [part["ids"][part["live"]] for part in parts]
-    ids = np.unique(np.concatenate(lives))
+    ids = distinct(np.concatenate(lives))
     sides = _elsewhere(ids, outside)
     for part, live, met in zip(parts, lives, settled):
         still = part["sides"] & np.uint8(0xFF & ~(met | ELSEWHERE))
