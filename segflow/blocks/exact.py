@@ -112,7 +112,9 @@ class Exact:
         self, name: str, level: int, run: Callable[[int], Table], after: tuple[str, ...], key: Any = None
     ) -> Stage:
         """Give a stage over the nodes of a level."""
-        return Stage(name, self.tree.count(level), run, after, key or {}, Boxes(self.tree, level, self.origin))
+        return Stage(
+            name, self.tree.count(level), run, after, key or {}, Boxes(self.tree, level, self.origin)
+        )
 
     # -- fragments --------------------------------------------------------------------------
 
