@@ -331,32 +331,67 @@ def segment(
     Returns:
         zyx uint64: each segment has the id of its smallest fragment, 0 is background.
     """
-    keep_memory()
-    box = place or Box((0, 0, 0), vec(affs.shape[1:]))
-    results: dict[tuple[str, int], Table] = {}
+    run = InMemory(affs, low, high, threshold, place, space, supervoxels, tile, threads)
+    if threshold is not None:
+        run.cut(threshold)
+    return run.segmented(threshold)
 
-    def read(wanted: Box) -> NDArray[np.uint8]:
-        return np.ascontiguousarray(affs[(slice(None), *wanted.slices(box.start))])
 
-    def given(wanted: Box) -> NDArray[np.int64]:
-        return supervoxels[wanted.slices(box.start)]  # type: ignore[index]
+class InMemory:
+    """The stages of one segmentation in memory, done up to the merged graph; ``segment`` says of what.
 
-    def load(stage: str, block: int, *names: str) -> Table:
-        return results[stage, block]
+    One merging serves all thresholds up to its own: ``cut`` one, then ask for it.
+    """
 
-    work = Exact(
-        BoxTree(box, vec(tile or TILE)), vec(space or box.stop), read, load, low, high, threshold,
-        given if supervoxels is not None else None,
-    )  # fmt: skip
-    out = np.empty(box.shape, np.uint64)
-    with ThreadPoolExecutor(threads or cores()) as pool:
-        for stage in [*work.stages(), *(work.cut(threshold) if threshold is not None else ())]:
-            for block, found in enumerate(pool.map(stage.run, range(stage.count))):
-                results[stage.name, block] = found or {}
+    def __init__(
+        self,
+        affs: NDArray[np.uint8],
+        low: int,
+        high: int,
+        threshold: Fraction | None,
+        place: Box | None = None,
+        space: Sequence[int] | None = None,
+        supervoxels: NDArray[np.int64] | None = None,
+        tile: Sequence[int] | None = None,
+        threads: int | None = None,
+    ) -> None:
+        keep_memory()
+        self.box = box = place or Box((0, 0, 0), vec(affs.shape[1:]))
+        self.threads = threads or cores()
+        self._results: dict[str, list[Table]] = {}
+
+        def read(wanted: Box) -> NDArray[np.uint8]:
+            return np.ascontiguousarray(affs[(slice(None), *wanted.slices(box.start))])
+
+        given = None if supervoxels is None else lambda wanted: supervoxels[wanted.slices(box.start)]
+        tree = BoxTree(box, vec(tile or TILE))
+        self.work = Exact(tree, vec(space or box.stop), read, self._load, low, high, threshold, given)
+        self._run(self.work.stages())
+
+    def cut(self, threshold: Fraction) -> None:
+        """Find the segments at a threshold, not above that of the merging."""
+        self._run(self.work.cut(threshold))
+
+    def forget(self, threshold: Fraction) -> None:
+        """Drop the segments at a threshold."""
+        for name in [n for n in self._results if n.startswith(f"segments-{label(threshold)}-")]:
+            del self._results[name]
+
+    def segmented(self, threshold: Fraction | None) -> NDArray[np.uint64]:
+        """Give the segmentation at a threshold that was cut, or the fragments; zyx."""
+        out = np.empty(self.box.shape, np.uint64)
 
         def write(block: int) -> None:
-            part = work.tree.box(0, block)
-            out[part.slices(box.start)] = work.segmented(threshold, block)
+            out[self.work.tree.box(0, block).slices(self.box.start)] = self.work.segmented(threshold, block)
 
-        list(pool.map(write, range(work.tree.count(0))))
-    return out
+        with ThreadPoolExecutor(self.threads) as pool:
+            list(pool.map(write, range(self.work.tree.count(0))))
+        return out
+
+    def _load(self, stage: str, block: int, *names: str) -> Table:
+        return self._results[stage][block]
+
+    def _run(self, stages: Iterator[Stage]) -> None:
+        with ThreadPoolExecutor(self.threads) as pool:
+            for stage in stages:
+                self._results[stage.name] = [t or {} for t in pool.map(stage.run, range(stage.count))]

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,9 @@ from segflow.chunk import Chunk, own
 from segflow.errors import ChunkError, UsageError, did_you_mean
 from segflow.segmentation.affinities import as_fraction, byte_limits, check_limits, nearest, nearest_bytes
 from segflow.segmentation.quiet import muted
+
+if TYPE_CHECKING:
+    from segflow.blocks.exact import InMemory
 
 MEAN = "OneMinus<MeanAffinity<RegionGraphType, ScoreValue>>"
 _QUANTILES = (10, 15, 20, 25, 30, 35, 40, 45, 50, 55, 60, 65, 70, 75, 80, 85, 90, 95)
@@ -140,14 +143,28 @@ def run_exact(
     fragments: NDArray[np.int64] | None = None,
 ) -> NDArray[np.uint64]:
     """Call the exact engine on a chunk, at its place in the volume that it came from."""
-    from segflow.blocks.exact import segment
+    run = exact_run(chunk, low, high, threshold, fragments)
+    if threshold is not None:
+        run.cut(threshold)
+    return run.segmented(threshold)
+
+
+def exact_run(
+    chunk: Chunk,
+    low: float,
+    high: float,
+    threshold: Fraction | None,
+    fragments: NDArray[np.int64] | None = None,
+) -> InMemory:
+    """Merge with the exact engine up to a threshold; the answer can be cut at all below it."""
+    from segflow.blocks.exact import InMemory
 
     low_byte, high_byte = byte_limits(low, high)
     space = chunk.source.get("bounds")
     if space is None or not space.contains(chunk.bbox):
         space = chunk.bbox
     place = chunk.bbox.shift([-v for v in space.start])
-    return segment(
+    return InMemory(
         nearest_bytes(chunk), low_byte, high_byte, threshold,
         place=place, space=space.shape, supervoxels=fragments,
     )  # fmt: skip

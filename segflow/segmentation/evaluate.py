@@ -61,13 +61,31 @@ def evaluate(
     """
     from segflow.segmentation.contingency import contingency
 
-    seg, truth = _labels(segmentation, "segmentation"), _labels(groundtruth, "ground truth")
-    if seg.shape != truth.shape:
-        raise ChunkError(
-            f"the segmentation has the shape {seg.shape}, but the ground truth {truth.shape}; "
-            "cut both to the same box"
-        )
-    t, s, count = contingency(truth, seg)
+    seg, truth = two_labels(segmentation, groundtruth)
+    return scores_of(
+        *contingency(truth, seg),
+        keep_zero=keep_zero,
+        zero_as_singletons=zero_as_singletons,
+        size_threshold=size_threshold,
+    )
+
+
+def scores_of(
+    t: Numbers,
+    s: Numbers,
+    count: Numbers,
+    *,
+    keep_zero: bool = False,
+    zero_as_singletons: bool = False,
+    size_threshold: int = 1000,
+) -> dict[str, float]:
+    """Score a table of overlaps: labels of the ground truth, of the segmentation, and voxels of both.
+
+    Each pair stands once. Options, scores and errors are those of ``evaluate``.
+
+    >>> scores_of(np.array([1, 2]), np.array([5, 5]), np.array([2, 2]))["voi_merge"]
+    1.0
+    """
     if not keep_zero:
         t, s, count = t[t != 0], s[t != 0], count[t != 0]
     if not count.size:
@@ -79,7 +97,25 @@ def evaluate(
     return {**table.overlaps(), **table.pairs(), **_edits(t[labelled], s[labelled])}
 
 
-def _labels(chunk: Chunk | NDArray[Any], what: str) -> NDArray[Any]:
+def two_labels(
+    segmentation: Chunk | NDArray[Any], groundtruth: Chunk | NDArray[Any]
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Give the zyx labels of a segmentation and of ground truth.
+
+    Raises:
+        ChunkError: the shapes differ, or values are not integers.
+    """
+    seg, truth = labels_of(segmentation, "segmentation"), labels_of(groundtruth, "ground truth")
+    if seg.shape != truth.shape:
+        raise ChunkError(
+            f"the segmentation has the shape {seg.shape}, but the ground truth {truth.shape}; "
+            "cut both to the same box"
+        )
+    return seg, truth
+
+
+def labels_of(chunk: Chunk | NDArray[Any], what: str) -> NDArray[Any]:
+    """Give zyx labels; ``what`` names them in the ChunkError where they are none."""
     array = chunk.array if isinstance(chunk, Chunk) else np.asarray(chunk)
     if array.ndim == 4 and array.shape[0] == 1:
         array = array[0]

@@ -1,0 +1,65 @@
+"""Pictures of curves over thresholds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from segflow.view.plot import Line, Panel, save
+
+Rows = Sequence[dict[str, Any]]
+
+
+def save_scores(rows: Rows, best: dict[str, Any], path: str | Path) -> None:
+    """Draw VOI split against merge, and VOI and adapted Rand error by threshold, into a PNG file."""
+    at = [row["threshold"] for row in rows]
+    every = max(1, -(-len(rows) // 9))
+    notes = [f"{t:g}" if i % every == 0 or row is best else "" for i, (t, row) in enumerate(zip(at, rows))]
+    mark = [(best["threshold"], f"best {best['threshold']:g}")]
+
+    def column(key: str) -> list[float]:
+        return [row[key] for row in rows]
+
+    trade = Line("", column("voi_merge"), column("voi_split"), notes, dots=True)
+    voi = [Line(n, at, column(k)) for n, k in (("split", "voi_split"), ("merge", "voi_merge"), ("sum", "voi"))]
+    error = Line("", at, column("adapted_rand_error"), dots=True)
+    panels = [
+        Panel("VOI, thresholds beside the points", "VOI merge (bits)", "VOI split (bits)", [trade]),
+        Panel("VOI by threshold", "threshold", "VOI (bits)", voi),
+        Panel("adapted Rand error by threshold", "threshold", "adapted Rand error", [error], mark),
+    ]
+    save(panels, path)
+
+
+def save_sizes(rows: Rows, found: dict[str, Any], size: int, path: str | Path) -> None:
+    """Draw change, number of segments and the largest one by threshold, with the proposal, into a PNG."""
+    at = [row["threshold"] for row in rows]
+    marks = [(found["threshold"], f"{found['threshold']:g}")]
+
+    def line(name: str, key: str) -> Line:
+        return Line(name, at, [row[key] for row in rows], dots=True)
+
+    change = Line("", at[1:], [row["voi"] for row in rows[1:]], dots=True)
+    panels = [
+        Panel("change between neighbouring thresholds", "threshold", "VOI (bits)", [change], marks),
+        Panel(f"segments of more than {size} voxels", "threshold", "number", [line("", "large")], marks),
+        Panel("largest segment", "threshold", "share of voxels", [line("", "largest")], marks),
+    ]
+    save(panels, path)
+
+
+def save_precision_recall(channels: Sequence[dict[str, Any]], path: str | Path) -> None:
+    """Draw precision against recall of each channel of affinities, and F1 by threshold, into a PNG."""
+
+    def lines(x: str, y: str) -> list[Line]:
+        return [
+            Line(str(tuple(c["offset"])), [r[x] for r in c["thresholds"]], [r[y] for r in c["thresholds"]])
+            for c in channels
+        ]
+
+    panels = [
+        Panel("affinities by offset", "recall", "precision", lines("recall", "precision")),
+        Panel("F1 by threshold", "threshold", "F1", lines("threshold", "f1")),
+    ]
+    save(panels, path)
