@@ -84,7 +84,7 @@ class Universal:
 
 
 class PyTorch:
-    """A network in PyTorch, from a model file, from TorchScript, or an ``nn.Module`` at hand.
+    """A network in PyTorch, from a file or an ``nn.Module`` at hand.
 
     Args:
         net: the network.
@@ -95,6 +95,7 @@ class PyTorch:
         pre_process: makes the network's input of a numpy batch.
         post_process: makes the map of the network's answer.
         offsets: of its affinities, if that is what it gives.
+        voxel_size: zyx, nm, of the images that it was trained on, if it is known.
         files: names of its weights and their sha256.
         key: what identifies the network where the choice of dtype is kept; it is not kept without.
     """
@@ -110,6 +111,7 @@ class PyTorch:
         pre_process: Any = None,
         post_process: Any = None,
         offsets: tuple[Vec, ...] | None = None,
+        voxel_size: Sequence[float] | None = None,
         files: dict[str, str] | None = None,
         key: str = "",
     ) -> None:
@@ -119,7 +121,7 @@ class PyTorch:
 
         self.place = models.pick_device(device)
         self.device = "cpu" if self.place.type == "cpu" else f"{self.place} ({precision.machine(self.place)})"
-        self.files, self.offsets = files or {}, offsets
+        self.files, self.offsets, self.voxel_size = files or {}, offsets, voxel_size
         self.pre_process, self.post_process, self.wants_list = pre_process, post_process, False
         if self.place.type == "cpu":
             keep_memory()
@@ -239,7 +241,7 @@ def load_backend(
 
     Args:
         framework: pytorch, universal (or general), or identity.
-        model: the model file; for pytorch also a TorchScript file.
+        model: the model file: a Python file; for pytorch also one of segflow train, or TorchScript.
         weights: the file of the weights.
         patch: the sizes of the patches it will be called with.
         channels: the number of input channels.
@@ -277,10 +279,14 @@ def check_files(framework: str, model: str | None, weights: str | None) -> None:
     for option, path in files.items():
         if not Path(path).is_file():
             raise UsageError(f"{option} {path} is not a file; give an existing file")
-    if framework == "pytorch" and weights is None:
+    if framework == "pytorch":
+        from segflow.inference.header import is_model_file
         from segflow.inference.models import is_torchscript
 
-        if not is_torchscript(model):
+        whole = is_model_file(model)
+        if whole and weights is not None and not is_torchscript(model):
+            raise UsageError(f"{model} holds its weights; leave out --convnet-weight-path")
+        if weights is None and not whole:
             raise UsageError(f"{model} has no weights; give them with --convnet-weight-path")
 
 
@@ -288,8 +294,9 @@ def _load_pytorch(model: str, weights: str | None, **options: Any) -> PyTorch:
     import torch
 
     from segflow.inference import models
+    from segflow.inference.header import is_model_file, offsets_of
 
-    source = weights or model  # TorchScript holds its own
+    source = weights or model  # TorchScript and model files hold their own
     options |= {"files": {Path(source).name: models.digest(source)}}
     options["key"] = "|".join([models.digest(model), *options["files"].values()])
     if models.is_torchscript(model):
@@ -300,6 +307,14 @@ def _load_pytorch(model: str, weights: str | None, **options: Any) -> PyTorch:
         if weights is not None:
             models.load_weights(net, weights)
         return PyTorch(net, **options)
+    if is_model_file(model):
+        from segflow.training.modelfile import load_model
+
+        net, header = load_model(model)
+        wanted = header["architecture"].get("channels_in", 1)
+        if wanted != options["channels"]:
+            raise ModelError(f"{model} takes {wanted} input channels, and the image has {options['channels']}")
+        return PyTorch(net, offsets=offsets_of(header), voxel_size=header["voxel_size"], **options)
     module = models.run_file(model)
     if hasattr(module, "load_model"):
         try:

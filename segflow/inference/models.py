@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 UNCOUNTED = "num_batches_tracked"  # a counter of BatchNorm, of no use here
 
 
-def shipped(name: str) -> tuple[str, str]:
-    """Give the model file and the weights of a shipped network.
+def shipped(name: str) -> tuple[str, str | None]:
+    """Give the model file of a shipped network; and its weights, where they have a file of their own.
 
     Raises:
         UsageError: there is no such network.
@@ -29,9 +29,11 @@ def shipped(name: str) -> tuple[str, str]:
     import segflow.models
 
     root = Path(next(iter(segflow.models.__path__)))
-    known = sorted(p.parent.name for p in root.glob("*/model.py"))
+    known = sorted({p.parent.name for p in root.glob("*/model.p[yt]")})
     if name not in known:
         raise UsageError(f"no network '{name}'{did_you_mean(name, known)}; shipped are: {', '.join(known)}")
+    if (root / name / "model.pt").is_file():
+        return str(root / name / "model.pt"), None
     return str(root / name / "model.py"), str(root / name / "weights.pt")
 
 
