@@ -1,0 +1,1 @@
+"""Training: configuration, targets, losses, augmentation, networks, and the loop that joins them."""

@@ -1,0 +1,88 @@
+"""Configurations as YAML, every key with its comment."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from typing import Any
+
+from segflow.training.schema import AUGMENT, Config
+
+_PLAIN = re.compile(r"[A-Za-z_/.][\w/.-]*")
+
+
+def to_yaml(config: Config, *, comments: bool = True) -> str:
+    """Give ``config`` as YAML with all its keys, which ``load`` reads back to the same; ``comments`` say
+    what each means.
+    """
+    lines = ["# Configuration of segflow train; sizes and offsets are in voxels, z y x."] if comments else []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            doc = (type(value).__doc__ or "").partition("\n")[0]
+            lines += ["", f"{field.name}:{_comment(doc, comments)}"]
+            lines += [_line(f, getattr(value, f.name), comments, "  ") for f in dataclasses.fields(value)]
+        elif field.name == "augment":
+            lines += ["", f"augment:{_comment('Of crops and labels, in this order; p: probability.', comments)}"]
+            lines += _augment(value, comments)
+        else:
+            lines += [_line(field, value, comments, "")]
+    return "\n".join(lines).lstrip("\n") + "\n"
+
+
+def describe(config: Config) -> str:
+    """Give the merged configuration for ``--dry-run``: YAML without comments; an augmentation that is
+    off is one line.
+    """
+    lines: list[str] = []
+    for line in to_yaml(config, comments=False).splitlines():
+        lines.append(line)
+    text = "\n".join(lines)
+    for name, settings in config.augment.items():
+        if not settings.get("p"):
+            text = re.sub(rf"(?m)^  {name}:\n(?:    .*\n?)+", f"  {name}: off\n", text)
+    return text.rstrip("\n")
+
+
+def flow(value: Any) -> str:
+    """Give ``value`` as YAML on one line."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{flow(k)}: {flow(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(flow(v) for v in value) + "]"
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, float) and math.isfinite(value):
+        text = repr(value)
+        return text if "." in text or "e" not in text else text.replace("e", ".0e")
+    return {None: "null", True: "true", False: "false"}.get(value, str(value)) if value is None or isinstance(
+        value, bool
+    ) else str(value)
+
+
+def _text(value: str) -> str:
+    import yaml
+
+    if _PLAIN.fullmatch(value) and yaml.safe_load(value) == value:
+        return value
+    dumped = yaml.dump(value, default_style='"', width=math.inf, allow_unicode=True)
+    return str(dumped).rstrip("\n")
+
+
+def _comment(text: str, comments: bool) -> str:
+    return f"  # {text}" if comments and text else ""
+
+
+def _line(field: dataclasses.Field[Any], value: Any, comments: bool, indent: str) -> str:
+    return f"{indent}{field.name}: {flow(value)}{_comment(field.metadata['doc'], comments)}"
+
+
+def _augment(settings: dict[str, dict[str, Any]], comments: bool) -> list[str]:
+    lines = []
+    for name, values in settings.items():
+        lines.append(f"  {name}:")
+        for key, value in values.items():
+            doc = AUGMENT.get(name, {}).get(key, (None, ""))[1]
+            lines.append(f"    {key}: {flow(value)}{_comment(doc, comments)}")
+    return lines
