@@ -55,8 +55,6 @@ def plan(plan: Plan, options: dict[str, Any]) -> Spec:
     from segflow.inference.backends import check_files
     from segflow.inference.patches import layout
 
-    if options["augment"]:
-        raise UsageError("--augment is not built yet; leave it out, or give --no-augment")
     if options["bump"] == "zung":
         raise UsageError("--bump zung is not built; choose wu, gaussian or flat")
     model, weights = _files(options)
@@ -164,7 +162,10 @@ def prepare(**options: Any) -> Backend | None:
         help="Keep the chunk's border, where fewer patches meet.")  # fmt: skip
 @option("-y", "--mask-myelin-threshold", type=float, default=None, show_default=False,
         help="Set the first three channels to 0 where the fourth is below this, and drop it.")  # fmt: skip
-@option("--augment/--no-augment", default=False, help="Test-time augmentation (not built yet).")
+@option("--augment/--no-augment", default=False,
+        help="Combine answers for 16 poses of each patch (flips, y and x exchanged).")  # fmt: skip
+@option("--augment-mode", type=click.Choice(["mean", "min", "max"]), default="mean",
+        help="How --augment combines them.")  # fmt: skip
 @option("--device", default=None, metavar="DEVICE", show_default=False,
         help="cpu, cuda or cuda:N; default: CUDA where there is one.")  # fmt: skip
 @option("--output-dtype", type=click.Choice(["float32", "uint8"]), default="float32",
@@ -194,6 +195,7 @@ def inference(
     mask_output_chunk: bool = False,
     mask_myelin_threshold: float | None = None,
     augment: bool = False,
+    augment_mode: str = "mean",
     device: str | None = None,
     output_dtype: str = "float32",
     patch_grid: str = "chunk",
@@ -208,8 +210,6 @@ def inference(
     options = dict(locals())
     from segflow.inference import best_patch, infer
 
-    if augment:
-        raise UsageError("--augment is not built yet; leave it out, or give --no-augment")
     if num_input_channels not in (None, chunk.channels):
         raise ChunkError(f"--num-input-channels is {num_input_channels}, and the chunk has {chunk.channels}")
     patch = _patch(options, chunk.shape)
@@ -223,5 +223,6 @@ def inference(
             state.run.facts.setdefault("weights", {}).update(backend.files)
     return infer(
         chunk, backend, patch=patch, bump=bump, batch_size=batch_size, channels=num_output_channels,
-        myelin_threshold=mask_myelin_threshold, output_dtype=output_dtype, **placed,
+        myelin_threshold=mask_myelin_threshold, output_dtype=output_dtype,
+        augment=augment_mode if augment else None, **placed,
     )  # fmt: skip

@@ -83,7 +83,7 @@ CASES = {
     "too many channels": ([*TORCH, "-m", NET / "model.py", *WEIGHTS, "--num-output-channels", 7], 1, ["7", "3"]),
     "unknown model": ([*IMAGE, "inference", "--model", "affinity-snemi3", *PATCH], 2, ["affinity-snemi3d"]),
     "unknown dtype": ([*IMAGE, "inference", "-f", "identity", "--dtype", "int7", *PATCH], 2, ["int7"]),
-    "augment": ([*IMAGE, "inference", "-f", "identity", "--augment", *PATCH], 2, ["augment"]),
+    "augment": ([*IMAGE, "inference", "-f", "identity", "--augment-mode", "median", *PATCH], 2, ["augment-mode", "median"]),
     "shapes differ": (
         [*IMAGE, "-o", "a", "read-npy", "-f", "affs.npy", "-o", "b", "evaluate-segmentation", "-s", "a", "-g", "b"],
         2, ["evaluate-segmentation"],

@@ -62,7 +62,7 @@ def test_without_a_mask_the_overlap_is_cut(segflow, tmp_path, data):
         (["--patch-size", 8, 32, 32, "--patch-overlap", 8, 0, 0], "overlap 8 in z"),
         (["--patch-size", 8, 32, 32, "--patch-num", 1, 2, 3], "1x2x3"),
         (["--patch-size", 8, 32, 32, "--num-input-channels", 2], "--num-input-channels"),
-        (["--augment"], "not built"),
+        (["--augment", "--augment-mode", "median"], "--augment-mode"),
         (["--bump", "zung"], "wu, gaussian or flat"),
         (["--dtype", "float8"], "float8"),
         (["--patch-size", "auto", "--patch-num", 1, 1, 1], "--patch-num"),

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from segflow.chunk import DEFAULT_OFFSETS, Chunk
 from segflow.errors import ModelError, SegflowError, UsageError
 from segflow.geometry import Box
+from segflow.inference.augment import Augmented
 from segflow.inference.backends import Identity
 from segflow.inference.blend import Blender
 from segflow.inference.blend import bump as weights_of
@@ -44,6 +45,7 @@ def infer(
     channels: int | None = None,
     myelin_threshold: float | None = None,
     output_dtype: str = "float32",
+    augment: str | None = None,
 ) -> Chunk:
     """Run a network over a chunk in overlapping patches and blend its answers.
 
@@ -62,6 +64,8 @@ def infer(
         myelin_threshold: where the fourth channel is below this the first three are set to 0; it
             is then dropped.
         output_dtype: float32, or uint8 for round(255 a).
+        augment: mean, min or max of each patch's answers in up to 16 poses; see
+            segflow.inference.augment. Three channels without offsets count as affinities x, y, z.
 
     Returns:
         zyx for one channel, else czyx; at its place in the volume.
@@ -85,12 +89,24 @@ def infer(
         bounds=chunk.source.get("bounds"),
     )  # fmt: skip
     run = Run(placed, backend, bump, batch_size, channels, myelin_threshold, np.dtype(output_dtype))
+    if augment is not None:
+        run.answer = augmented(backend, augment, channels, myelin_threshold is not None)
     try:
         with bar(len(placed), "patches") as tick:
             array = run(Patches(chunk, placed), tick)
     finally:
         getattr(backend, "rest", int)()
     return as_chunk(chunk, array, placed.output, backend, run.probabilities)
+
+
+def augmented(backend: Answer, mode: str, channels: int | None, myelin: bool) -> Augmented:
+    """Give the backend with test-time augmentation, with the offsets that ``as_chunk`` gives its answer."""
+    offsets = getattr(backend, "offsets", None)
+    if isinstance(backend, Identity):
+        offsets = ()
+    elif offsets is None and (myelin or channels == len(DEFAULT_OFFSETS)):
+        offsets = DEFAULT_OFFSETS
+    return Augmented(backend, mode, offsets=offsets, channels=channels)
 
 
 def best_patch(chunk: Chunk, backend: Answer, overlap: Sequence[int] = (4, 64, 64), **options: Any) -> Patch:
@@ -166,6 +182,7 @@ class Run:
     ) -> None:
         weights_of(kind, 1)
         self.placed, self.backend, self.kind, self.dtype = placed, backend, kind, dtype
+        self.answer = backend
         self.channels, self.myelin = channels, myelin
         self.auto = batch_size == "auto"
         on_gpu = str(getattr(backend, "device", "cpu")).startswith("cuda")
@@ -216,7 +233,7 @@ class Run:
     def answers(self, indices: list[Index], batch: NDArray[np.float32]) -> Iterator[tuple[list[Index], Any]]:
         """Give what the backend answers, in smaller batches where memory runs out."""
         try:
-            answer = self.backend(batch)
+            answer = (self.answer if indices else self.backend)(batch)
         except SegflowError:
             raise
         except Exception as error:
