@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from segflow.state import State
 
 Triple = tuple[int, int, int]
+OVERLAP = (4, 64, 64)
 LAYOUT = ("mask_output_chunk", "patch_num", "patch_grid", "pad")
 
 
@@ -35,11 +36,24 @@ def _files(options: dict[str, Any]) -> tuple[str | None, str | None]:
     return file, weights or own
 
 
+def _header(options: dict[str, Any]) -> dict[str, Any] | None:
+    """Give the header of the model file, if the network is one of ``segflow train``."""
+    from segflow.inference.header import header_of
+
+    return header_of(_files(options)[0]) if options["framework"] == "pytorch" else None
+
+
 def _patch(options: dict[str, Any], shape: tuple[int, ...] | None = None) -> Patch:
-    """Give the patch that the options name; for ``auto`` the first that fits ``shape``."""
+    """Give the patch that the options name, else the model file; for ``auto`` the first that fits ``shape``."""
+    from segflow.inference.header import default_patch
     from segflow.inference.patches import AUTO, Patch, fitting
 
     size, output, overlap = (options[k] for k in ("patch_size", "output_patch_size", "patch_overlap"))
+    header = _header(options) if size is None else None
+    if size is None:
+        size, usual = default_patch(header) if header else (AUTO[0], OVERLAP)
+        overlap = overlap or usual
+    overlap = overlap or OVERLAP
     if size != "auto":
         return Patch.of(size, output, overlap)
     if output or options["patch_num"] or options["patch_grid"] == "volume":
@@ -79,7 +93,9 @@ def plan(plan: Plan, options: dict[str, Any]) -> Spec:
     channels = _channels(options, have)
     if channels is None:
         return found
-    kind = "affinity_map" if channels == 3 else "probability_map"
+    header = _header(options)
+    known = header["offsets"] is not None if header else channels == 3
+    kind = "affinity_map" if known and channels > 1 else "probability_map"
     return found.change(shape=(channels, *output.shape) if channels > 1 else output.shape, layer_type=kind)
 
 
@@ -89,7 +105,10 @@ def _channels(options: dict[str, Any], have: int | None) -> int | None:
         return 3
     if options["num_output_channels"]:
         return int(options["num_output_channels"])
-    return have if options["framework"] == "identity" else 3 if options["model"] else None
+    if options["framework"] == "identity":
+        return have
+    header = _header(options)
+    return int(header["outputs"]) if header else 3 if options["model"] else None
 
 
 @lru_cache(maxsize=2)
@@ -112,6 +131,15 @@ def _backend(options: dict[str, Any], patch: Patch, channels: int) -> Backend:
     )  # fmt: skip
 
 
+def _check_voxel_size(backend: Backend, chunk: Chunk) -> None:
+    """Warn once for a network whose training had other voxels than this image."""
+    from segflow.inference.header import warn_of_voxel_size
+
+    if not getattr(backend, "warned", False):
+        trained = getattr(backend, "voxel_size", None)
+        backend.warned = warn_of_voxel_size(chunk.voxel_size, trained)  # type: ignore[attr-defined]
+
+
 def prepare(**options: Any) -> Backend | None:
     """Load and check the network before the first chunk is read, unless the chain makes its files."""
     from pathlib import Path
@@ -131,17 +159,19 @@ def prepare(**options: Any) -> Backend | None:
 )
 @name_in(help="Image: zyx, or czyx for several input channels; integers are divided by their maximum.")
 @option("-m", "--convnet-model", default=None, metavar="FILE", show_default=False,
-        help="Python file that defines the network, or a TorchScript file.")  # fmt: skip
+        help="The network: model.pt of segflow train, a Python file that defines it, or TorchScript.")  # fmt: skip
 @option("-w", "--convnet-weight-path", default=None, metavar="FILE", show_default=False,
-        help="Weights: a state_dict, saved by torch.save.")  # fmt: skip
+        help="Weights of a Python file's network: a state_dict, saved by torch.save.")  # fmt: skip
 @option("--model", default=None, metavar="NAME", show_default=False,
         help="Shipped network, instead of --convnet-model: affinity-snemi3d.")  # fmt: skip
-@triple_or_word("-s", "--patch-size", word="auto", aliases=["--input-patch-size"], default=(20, 256, 256),
-                help="Input patch, voxels; auto times two sizes.")  # fmt: skip
+@triple_or_word("-s", "--patch-size", word="auto", aliases=["--input-patch-size"], default=None,
+                show_default=False, help="Input patch, voxels; auto times two sizes; default: what a model.pt "
+                "names, else 20 256 256.")  # fmt: skip
 @triple("-z", "--output-patch-size", default=None, show_default=False,
         help="Output patch, voxels; default: the input patch.")  # fmt: skip
-@triple("-v", "--patch-overlap", aliases=["--output-patch-overlap"], default=(4, 64, 64),
-        help="Overlap of output patches, voxels.")  # fmt: skip
+@triple("-v", "--patch-overlap", aliases=["--output-patch-overlap"], default=None,
+        show_default=False, help="Overlap of output patches, voxels; default: 4 64 64, or a quarter of the "
+        "patch that a model.pt names.")  # fmt: skip
 @triple("--output-crop-margin", default=None, show_default=False,
         help="Border to cut off, voxels; default: the overlap; none with --mask-output-chunk.")  # fmt: skip
 @triple("-n", "--patch-num", default=None, show_default=False,
@@ -181,9 +211,9 @@ def inference(
     convnet_model: str | None = None,
     convnet_weight_path: str | None = None,
     model: str | None = None,
-    patch_size: Triple | str = (20, 256, 256),
+    patch_size: Triple | str | None = None,
     output_patch_size: Triple | None = None,
-    patch_overlap: Triple = (4, 64, 64),
+    patch_overlap: Triple | None = None,
     output_crop_margin: Triple | None = None,
     patch_num: Triple | None = None,
     num_input_channels: int | None = None,
@@ -214,9 +244,10 @@ def inference(
         raise ChunkError(f"--num-input-channels is {num_input_channels}, and the chunk has {chunk.channels}")
     patch = _patch(options, chunk.shape)
     backend = _backend(options, patch, chunk.channels)
+    _check_voxel_size(backend, chunk)
     placed = {key: options[key] for key in LAYOUT} | {"crop_margin": output_crop_margin}
     if patch_size == "auto":
-        patch = best_patch(chunk, backend, patch_overlap, **placed)
+        patch = best_patch(chunk, backend, patch_overlap or OVERLAP, **placed)
     if state is not None:
         state.run.device = backend.device
         if backend.files:

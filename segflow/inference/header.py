@@ -65,11 +65,22 @@ def checked(header: Any, path: str) -> dict[str, Any]:
     return header
 
 
-def offsets_of(header: dict[str, Any]) -> tuple[tuple[int, int, int], ...] | None:
-    """Give the offsets (zyx) of the channels that the network answers with, if it has any."""
-    if header["offsets"] is None:
+def header_of(path: str | Path | None) -> dict[str, Any] | None:
+    """Give the header if ``path`` is a model file; None for a Python file, TorchScript, or no file.
+
+    Raises:
+        ModelError: it is broken, or a file of weights alone.
+    """
+    from segflow.inference.models import is_torchscript
+
+    if path is None or not Path(path).is_file() or not is_model_file(path) or is_torchscript(str(path)):
         return None
-    return tuple((z, y, x) for z, y, x in header["offsets"][: header["outputs"]])
+    return read_header(path)
+
+
+def offsets_of(header: dict[str, Any]) -> tuple[tuple[int, int, int], ...]:
+    """Give the offsets (zyx) of the channels that the network answers with; none if they are no affinities."""
+    return tuple((z, y, x) for z, y, x in (header["offsets"] or ())[: header["outputs"]])
 
 
 def default_patch(header: dict[str, Any]) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
