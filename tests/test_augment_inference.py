@@ -335,6 +335,18 @@ def test_what_cannot_be_used():
         Augmented(uneven)(batch)
 
 
+@pytest.fixture
+def one_thread():
+    """Let torch compute with one thread: small patches gain nothing from more."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_the_command(segflow, tmp_path, data):
     """The shipped network on a real crop answers differently with it, and min is below the mean."""
     np.save(tmp_path / "image.npy", tifffile.imread(data / "ac4_image.tif")[:4, :32, :48])
