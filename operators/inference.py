@@ -235,7 +235,9 @@ def inference(
     """Run a network over an image in overlapping patches and blend its answers.
 
     The chunk may have any size from one patch on. All-zero patches are not computed. A model file
-    defines InstantiatedModel and, if it likes, pre_process, post_process and load_model.
+    defines InstantiatedModel and, if it likes, pre_process, post_process, load_model and OFFSETS: those
+    of its affinities (z, y, x), by which --augment brings them back; () says that it gives none. Three
+    channels without it are taken for affinities in x, y, z.
     """
     options = dict(locals())
     from segflow.inference import best_patch, infer
