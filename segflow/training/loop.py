@@ -1,0 +1,275 @@
+"""The training loop, on Lightning Fabric."""
+
+from __future__ import annotations
+
+import logging
+import math
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from segflow import __version__
+from segflow.errors import Interrupted, ModelError
+from segflow.progress import bar
+from segflow.training import checkpoint as files
+from segflow.training.config import as_dict
+from segflow.training.data import Crops, batches
+from segflow.training.fabric import Stop, make_fabric, random_state, stop_signals
+from segflow.training.monitor import Clock
+from segflow.training.modelfile import save_model
+from segflow.training.networks import describe
+from segflow.training.schedules import learning_rate
+from segflow.training.sources import find_volumes
+from segflow.training.trainer import Training
+from segflow.training.validation import shared
+
+if TYPE_CHECKING:
+    from segflow.training.schema import Config
+
+log = logging.getLogger("segflow")
+
+AGREE_EVERY = 10  # iterations after which GPUs agree on signals and NaN: it makes them wait
+LICENCE = "that of the training data and of its owner; see record"
+
+
+def fit(
+    config: Config, *, checkpoint: str | None = None, resume: bool = False, fine_tune: bool = False
+) -> Path:
+    """Train a network and write checkpoints and ``model.pt`` into ``config.output_path``.
+
+    Args:
+        config: all keys.
+        checkpoint: weights to begin with. If the file holds optimiser and iteration, and neither
+            ``fine_tune`` nor ``solver.restart`` is set, the training goes on there.
+        resume: go on from the newest checkpoint in the output folder, if there is one.
+        fine_tune: take from ``checkpoint`` the weights that fit, and begin at iteration 0.
+
+    Returns:
+        The path of ``model.pt``.
+
+    Raises:
+        UsageError: keys that do not fit each other or the data.
+        VolumeError: a volume cannot be read, or a checkpoint not written.
+        ModelError: a checkpoint does not fit, or the loss became NaN.
+        Interrupted: a signal came; a checkpoint was written.
+    """
+    fabric = make_fabric(config)
+    volumes = find_volumes(config), find_volumes(config, validation=True)
+    fabric.launch()
+    run = Loop(fabric, config, *volumes)
+    run.begin(checkpoint, resume, fine_tune)
+    with stop_signals() as stop:
+        return run.run(stop)
+
+
+class Loop(Training):
+    """The iterations of a training."""
+
+    def run(self, stop: Stop) -> Path:
+        """Train to the end; give the path of ``model.pt``."""
+        solver, self.clock = self.config.solver, Clock()
+        first = self.iteration * solver.accumulate * solver.batch
+        last = solver.iterations * solver.accumulate * solver.batch
+        self.device = self.fabric.device
+        self.total = torch.zeros(2, device=self.device)  # losses since the last line, and their count
+        self.terms: dict[str, float] = {}
+        self.net.train()
+        loader = None
+        try:
+            with bar(max(0, solver.iterations - self.iteration), "iterations") as tick:
+                if first < last:
+                    crops = Crops(self.config, self.volumes, self.rank)
+                    loader = batches(crops, first, last, pin=self.device.type == "cuda")
+                while self.iteration < solver.iterations:
+                    self.step(loader)
+                    tick(1)
+                    if self.after(stop):
+                        break
+            return self.finish()
+        finally:
+            del loader
+            if self.monitor is not None:
+                self.monitor.close()
+
+    def step(self, loader: Any) -> None:
+        """Do one iteration: the passes that are accumulated, then the optimiser and the average."""
+        solver = self.config.solver
+        rate = learning_rate(solver, self.iteration) * self.plateau.factor
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        for turn in range(solver.accumulate):
+            image, target, known = self.next(loader)
+            held = self.world > 1 and turn < solver.accumulate - 1
+            with self.fabric.no_backward_sync(self.net) if held else nullcontext():
+                logits = self.net(image)
+                loss, terms = self.loss(logits.float(), target, known)
+                self.fabric.backward(loss / solver.accumulate)
+            self.total += torch.stack([loss.detach(), torch.ones_like(loss)])
+            for name, value in terms.items():
+                self.terms[name] = self.terms.get(name, 0.0) + float(value)
+        self.seen = image[0, 0], target[0], logits.detach()[0]
+        if solver.clip:
+            self.fabric.clip_gradients(self.net, self.optimizer, max_norm=solver.clip, error_if_nonfinite=False)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.iteration += 1
+        if self.average is not None:
+            self.average.update(self.plain, self.iteration)
+
+    def next(self, loader: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """Give the next batch on the device, and count the time it was waited for."""
+        with self.clock.waiting():
+            image, target, known = next(loader)
+        if self.config.system.channels_last:
+            image = image.to(memory_format=torch.channels_last_3d)
+        image, target, known = (t.to(self.device, non_blocking=True) for t in (image, target, known))
+        return image, target, known
+
+    def after(self, stop: Stop) -> bool:
+        """Log, validate and save where it is due; give whether to end early."""
+        solver, monitor, now = self.config.solver, self.config.monitor, self.iteration
+        last = now == solver.iterations
+        saves = last or (solver.save_every > 0 and now % solver.save_every == 0)
+        validates = self.validate is not None and (
+            last or (solver.validate_every > 0 and now % solver.validate_every == 0)
+        )
+        logs = now % monitor.log_every == 0 or last
+        if logs or saves or validates or self.device.type == "cpu" or now % AGREE_EVERY == 0:
+            self.agree(stop)
+        if self.monitor is not None and monitor.image_every and now % monitor.image_every == 0:
+            image, target, logits = self.seen
+            self.monitor.pictures(now, image, target, logits.float().sigmoid())
+        if logs:
+            self.tell()
+        good = validates and self.score()
+        if saves or good:
+            self.save()
+        return bool(solver.early_stop and self.stale >= solver.early_stop)
+
+    def agree(self, stop: Stop) -> None:
+        """End on NaN, or on a signal with a checkpoint; ranks do so together.
+
+        Raises:
+            ModelError: the loss became NaN or infinite.
+            Interrupted: a signal came.
+        """
+        state = torch.tensor([float(not math.isfinite(float(self.total[0]))), float(bool(stop))])
+        if self.world > 1:
+            state = self.fabric.all_reduce(state.to(self.device), reduce_op="sum")
+        if state[0] > 0:
+            found = files.newest(self.folder)
+            kept = f"the last good checkpoint is {found}" if found else "no checkpoint was written before"
+            raise ModelError(
+                f"the loss became NaN or infinite by iteration {self.iteration}; {kept}; lower solver.lr, "
+                "or look for values in the data that are no grey levels"
+            )
+        if state[1] > 0:
+            self.save()
+            raise Interrupted(
+                f"stopped by {stop.name or 'a signal to another process'} at iteration {self.iteration}; "
+                f"{files.path_of(self.folder, self.iteration)} is written, --resume goes on there"
+            )
+
+    def tell(self) -> None:
+        """Log the mean losses since the last line, the rate, and the share of time without data."""
+        total = self.fabric.all_reduce(self.total, reduce_op="sum") if self.world > 1 else self.total
+        loss, count = float(total[0] / total[1]), float(self.total[1])
+        seconds, wait = self.clock.lap()
+        done = max(1, round(count / self.config.solver.accumulate))
+        if self.config.solver.schedule == "plateau":
+            self.plateau.see(loss, done)
+        values = {"loss": loss, "lr": self.optimizer.param_groups[0]["lr"], "data_wait": wait,
+                  "seconds": seconds / done}  # fmt: skip
+        values |= {f"loss/{name}": value / count for name, value in self.terms.items()}
+        self.total.zero_()
+        self.terms.clear()
+        if self.monitor is None:
+            return
+        self.monitor.scalars(self.iteration, values)
+        log.info(
+            "iteration %d of %d: loss %.4f, lr %.3g, %.3g s each, %.0f %% of it waiting for data",
+            self.iteration, self.config.solver.iterations, loss, values["lr"], values["seconds"], 100 * wait,
+        )  # fmt: skip
+
+    def score(self) -> bool:
+        """Validate; give whether the score is among the best."""
+        assert self.validate is not None
+        solver = self.config.solver
+        net = self.plain if self.average is None else self.average.net
+        with self.clock.stopped():
+            found = self.validate(net, self.loss, self.device, self.fabric.autocast)
+        score = found[solver.best_by]
+        better = not self.scores or score < self.scores[0][0]
+        self.stale = 0 if better else self.stale + 1
+        self.scores = sorted([*self.scores, (score, self.iteration)])[: max(1, solver.keep_best)]
+        if self.monitor is not None:
+            self.monitor.scalars(self.iteration, {f"validation/{k}": v for k, v in found.items()})
+            said = ", ".join(f"{k} {v:.4g}" for k, v in found.items())
+            log.info("validation at iteration %d: %s%s", self.iteration, said, "  (best)" if better else "")
+        if better and self.main:
+            self.export("model_best.pt")
+        self.net.train()
+        return any(at == self.iteration for _, at in self.scores)
+
+    def save(self) -> None:
+        """Write the checkpoint of this iteration; remove those that are neither new nor best."""
+        states = shared(random_state(), self.world)
+        self.written = self.iteration
+        if not self.main:
+            return
+        content = {
+            "iteration": self.iteration,
+            "model": cpu(self.plain.state_dict()),
+            "ema": cpu(self.average.net.state_dict()) if self.average is not None else {},
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.plateau.state(),
+            "random": states,
+            "config": as_dict(self.config),
+            "scores": [list(s) for s in self.scores],
+            "stale": self.stale,
+        }
+        files.save(files.path_of(self.folder, self.iteration), content)
+        self.saved = sorted({*self.saved, self.iteration})
+        if self.scores and self.config.solver.keep_best:
+            kept = {self.iteration, *(at for _, at in self.scores)}
+            for old in [i for i in self.saved if i not in kept]:
+                files.path_of(self.folder, old).unlink(missing_ok=True)
+                self.saved.remove(old)
+
+    def export(self, name: str) -> Path:
+        """Write the averaged network as a model file."""
+        config, path = self.config, self.folder / name
+        net = self.plain if self.average is None else self.average.net
+        affinity = self.layout[0][0] == "affinity"
+        count = min(config.target.outputs, self.layout[0][1]) if affinity else self.layout[0][1]
+        record = {
+            "segflow": __version__, "iterations": self.iteration, "scores": [list(s) for s in self.scores],
+            "config": as_dict(config),
+        }  # fmt: skip
+        save_model(
+            path, net, model=describe(config.model, sum(n for _, n in self.layout)),
+            offsets=config.target.offsets[:count] if affinity else None, voxel_size=self.voxel_size,
+            patch_size=config.model.patch_size, record=record, licence=LICENCE, outputs=count,
+        )  # fmt: skip
+        return path
+
+    def finish(self) -> Path:
+        """Write the last checkpoint and ``model.pt``; say how it went."""
+        if self.written != self.iteration:
+            self.save()
+        path = self.folder / "model.pt"
+        if self.main:
+            self.export(path.name)
+            log.info("wrote %s after %d iterations; %.1f %% of the time went by waiting for data",
+                     path, self.iteration, 100 * self.clock.share)  # fmt: skip
+        if self.world > 1:
+            self.fabric.barrier()
+        return path
+
+
+def cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Give a state_dict on the CPU."""
+    return {name: tensor.detach().cpu() for name, tensor in state.items()}
