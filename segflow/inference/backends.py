@@ -313,7 +313,9 @@ def _load_pytorch(model: str, weights: str | None, **options: Any) -> PyTorch:
         net, header = load_model(model)
         wanted = header["architecture"].get("channels_in", 1)
         if wanted != options["channels"]:
-            raise ModelError(f"{model} takes {wanted} input channels, and the image has {options['channels']}")
+            raise ModelError(
+                f"{model} takes {wanted} input channels, and the image has {options['channels']}"
+            )
         return PyTorch(net, offsets=offsets_of(header), voxel_size=header["voxel_size"], **options)
     module = models.run_file(model)
     if hasattr(module, "load_model"):

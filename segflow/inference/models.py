@@ -26,15 +26,24 @@ def shipped(name: str) -> tuple[str, str | None]:
     Raises:
         UsageError: there is no such network.
     """
-    import segflow.models
-
-    root = Path(next(iter(segflow.models.__path__)))
-    known = sorted({p.parent.name for p in root.glob("*/model.p[yt]")})
+    root, known = shipped_root(), shipped_names()
     if name not in known:
         raise UsageError(f"no network '{name}'{did_you_mean(name, known)}; shipped are: {', '.join(known)}")
     if (root / name / "model.pt").is_file():
         return str(root / name / "model.pt"), None
     return str(root / name / "model.py"), str(root / name / "weights.pt")
+
+
+def shipped_root() -> Path:
+    """Give the folder of the shipped networks, a folder each."""
+    import segflow.models
+
+    return Path(next(iter(segflow.models.__path__)))
+
+
+def shipped_names() -> list[str]:
+    """Give the names of the shipped networks."""
+    return sorted({p.parent.name for p in shipped_root().glob("*/model.p[yt]")})
 
 
 def digest(path: str) -> str:

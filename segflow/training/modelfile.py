@@ -12,6 +12,8 @@ offsets
     zyx voxels, one triple for each of them where they are affinities, else null.
 voxel_size, patch_size
     zyx, nm and voxels, of its training; voxel_size may be null.
+parameters
+    how many it has.
 record, licence
     how it was trained (a dict), and what may be done with it.
 """
@@ -86,6 +88,7 @@ def save_model(
     header = {
         "architecture": model, "outputs": outputs, "offsets": offsets, "voxel_size": voxel_size,
         "patch_size": patch_size, "record": record, "licence": licence,
+        "parameters": sum(p.numel() for p in module.parameters()),
     }  # fmt: skip
     header = plain(header)
     try:

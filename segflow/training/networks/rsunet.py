@@ -102,7 +102,8 @@ class RSUNet(nn.Module):
         self.stem = conv_norm(channels_in, widths[0], stem, norm)
         self.act = activation(act)
         self.encode = nn.ModuleList(
-            nn.Identity() if level == 0 and given["thin_top"] else block(level) for level in range(len(widths))
+            nn.Identity() if level == 0 and given["thin_top"] else block(level)
+            for level in range(len(widths))
         )
         self.down, self.up, self.decode = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for level, (fine, coarse) in enumerate(zip(widths, widths[1:])):

@@ -34,9 +34,7 @@ def layer(
 
 def early(width: int, style: dict[str, Any]) -> nn.Sequential:
     """Give norm, activation and a convolution 1 3 3, in this order."""
-    conv = nn.Conv3d(
-        width, width, (1, 3, 3), padding=(0, 1, 1), bias=False, padding_mode=style["pad_mode"]
-    )
+    conv = nn.Conv3d(width, width, (1, 3, 3), padding=(0, 1, 1), bias=False, padding_mode=style["pad_mode"])
     act = activation(style["act"], inplace=False)  # without a norm it would change the sum
     return nn.Sequential(norm(style["norm"], width, affine=False), act, conv)
 
@@ -48,7 +46,10 @@ class Squeeze(nn.Module):
         super().__init__()
         few = max(1, width // SQUEEZE)
         self.fc = nn.Sequential(
-            nn.Linear(width, few, bias=False), activation(act), nn.Linear(few, width, bias=False), nn.Sigmoid()
+            nn.Linear(width, few, bias=False),
+            activation(act),
+            nn.Linear(few, width, bias=False),
+            nn.Sigmoid(),
         )
 
     def forward(self, x: Tensor) -> Tensor:

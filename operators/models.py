@@ -1,0 +1,70 @@
+"""models: the networks that are shipped."""
+
+from __future__ import annotations
+
+import click
+
+from segflow.cli.operator import job, option
+
+
+@job(example="segflow models affinity-snemi3d")
+@click.argument("name", metavar="[NAME|FILE]", required=False)
+@option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@option("--onnx", metavar="FILE.onnx", default=None, show_default=False,
+        help="Write the model file NAME as ONNX.")  # fmt: skip
+@option("--torch-export", metavar="FILE.pt2", default=None, show_default=False,
+        help="Write the model file NAME as a program of torch.export.")  # fmt: skip
+def models(
+    name: str | None = None,
+    *,
+    as_json: bool = False,
+    onnx: str | None = None,
+    torch_export: str | None = None,
+) -> None:
+    """List the networks that are shipped, for inference --model.
+
+    With NAME, one of them, or the model.pt of a training, tell all that is known of it.
+    """
+    import json
+
+    from segflow.errors import UsageError
+    from segflow.inference import catalogue
+    from segflow.inference.models import shipped_names
+
+    if name is None:
+        if onnx or torch_export:
+            raise UsageError("--onnx and --torch-export need the NAME or FILE of a network")
+        every = {known: catalogue.about(known) for known in shipped_names()}
+        lines = [catalogue.line(known, found) for known, found in every.items()]
+        click.echo(json.dumps(every, indent=1) if as_json else "\n".join(lines))
+        return
+    found = catalogue.about(name)
+    if onnx or torch_export:
+        export(found["file"], onnx, torch_export)
+    click.echo(json.dumps(found, indent=1) if as_json else detail(name, found))
+
+
+def detail(name: str, found: dict[str, object]) -> str:
+    """Give what is known of a network, a line for each key; the record of its training as YAML."""
+    import yaml
+
+    lines = [f"{key}: {value}" for key, value in found.items() if not isinstance(value, dict)]
+    nested = {key: value for key, value in found.items() if isinstance(value, dict)}
+    tail = yaml.safe_dump(nested, sort_keys=False).rstrip() if nested else ""
+    use = f"--model {name}" if found["file"] != name else f"--convnet-model {name}"
+    return "\n".join(filter(None, [*lines, tail, f"use: segflow ... inference {use} ..."]))
+
+
+def export(path: str, onnx: str | None, torch_export: str | None) -> None:
+    """Write a model file in other formats."""
+    from segflow.errors import UsageError
+    from segflow.inference.header import header_of
+
+    if header_of(path) is None:
+        raise UsageError(f"{path} is a Python file; only the model.pt of segflow train can be exported")
+    from segflow.training.modelfile import export_onnx, export_torch
+
+    if onnx:
+        export_onnx(path, onnx)
+    if torch_export:
+        export_torch(path, torch_export)
