@@ -45,7 +45,8 @@ def _data(data: Data) -> None:
                 raise UsageError(f"data.{word}boxes: the box {box} is empty")
     if data.weights and len(data.weights) != len(data.images):
         raise UsageError(
-            f"data.weights has {len(data.weights)} entries and data.images {len(data.images)}; give one for each"
+            f"data.weights has {len(data.weights)} entries and data.images {len(data.images)}; "
+            "give one for each"
         )
     if any(w < 0 for w in data.weights) or (data.weights and not any(data.weights)):
         raise UsageError(f"data.weights is {data.weights}; none may be negative, nor all 0")
@@ -61,22 +62,18 @@ def _data(data: Data) -> None:
 
 def _target(config: Config) -> None:
     target, kinds = config.target, [h.get("kind") for h in config.target.heads]
-    if kinds.count("affinity") != 1 or kinds[0] != "affinity":
+    if kinds[:1] != ["affinity"]:
         raise UsageError(
-            f"target.heads is {', '.join(map(str, kinds)) or 'empty'}; it needs one affinity head, which comes first"
+            f"target.heads is {', '.join(map(str, kinds)) or 'empty'}; the first must be affinity, "
+            "which the exported network answers"
         )
+    if "offsets" in target.heads[0]:
+        raise UsageError("target.heads[0] has offsets of its own; its offsets are target.offsets")
     if not target.offsets:
         raise UsageError("target.offsets is empty; give the z y x of each affinity, as [0, 0, -1]")
-    for number, offset in enumerate(target.offsets):
-        if len(offset) != 3 or not any(offset):
-            raise UsageError(f"target.offsets[{number}] is {offset}; it must be z y x, not all 0")
-        if offset in target.offsets[:number]:
-            raise UsageError(f"target.offsets holds {offset} twice")
-        if any(abs(o) >= size for o, size in zip(offset, config.model.patch_size)):
-            raise UsageError(
-                f"target.offsets[{number}] {offset} leaves the crop, model.patch_size "
-                f"{config.model.patch_size}; make the crop larger"
-            )
+    _offsets("target.offsets", target.offsets, config.model.patch_size)
+    for number, head in enumerate(target.heads[1:], 1):
+        _offsets(f"target.heads[{number}].offsets", head.get("offsets", []), config.model.patch_size)
     if not 1 <= target.outputs <= len(target.offsets):
         raise UsageError(
             f"target.outputs is {target.outputs} and target.offsets has {len(target.offsets)}; "
@@ -96,6 +93,18 @@ def _target(config: Config) -> None:
             _least(f"loss[{number}][{place}].cap", term["cap"], 1)
 
 
+def _offsets(key: str, offsets: list[list[int]], patch: list[int]) -> None:
+    for number, offset in enumerate(offsets):
+        if len(offset) != 3 or not any(offset):
+            raise UsageError(f"{key}[{number}] is {offset}; it must be z y x, not all 0")
+        if offset in offsets[:number]:
+            raise UsageError(f"{key} holds {offset} twice")
+        if any(abs(o) >= size for o, size in zip(offset, patch)):
+            raise UsageError(
+                f"{key}[{number}] {offset} leaves the crop, model.patch_size {patch}; make the crop larger"
+            )
+
+
 def _model(config: Config) -> None:
     model = config.model
     _least("model.patch_size", min(model.patch_size), 1)
@@ -106,7 +115,8 @@ def _model(config: Config) -> None:
             values = getattr(model, name)
             if values and len(values) != len(model.widths):
                 raise UsageError(
-                    f"model.{name} has {len(values)} entries and model.widths {len(model.widths)}; give one a level"
+                    f"model.{name} has {len(values)} entries and model.widths {len(model.widths)}; "
+                    "give one a level"
                 )
     for number, kernel in enumerate(model.kernels):
         if len(kernel) != 3 or any(k < 1 or k % 2 == 0 for k in kernel):
@@ -118,7 +128,8 @@ def _model(config: Config) -> None:
     for o, size in zip(overlap or [], patch or model.patch_size):
         if not 0 <= o < size:
             raise UsageError(
-                f"inference.overlap {overlap} must be less than the patch {patch or model.patch_size}, and not below 0"
+                f"inference.overlap is {overlap}; it must be less than the patch, "
+                f"{patch or model.patch_size}, and not below 0"
             )
 
 
@@ -130,7 +141,11 @@ def _solver(config: Config) -> None:
         _least(f"solver.{name}", getattr(solver, name), 1)
     for name in ("warmup", "weight_decay", "clip", "validate_every", "keep_best", "early_stop"):
         _least(f"solver.{name}", getattr(solver, name), 0)
-    for name, value in (("ema", solver.ema), ("momentum", solver.momentum), *(("betas", b) for b in solver.betas)):
+    for name, value in (
+        ("ema", solver.ema),
+        ("momentum", solver.momentum),
+        *(("betas", b) for b in solver.betas),
+    ):
         if not 0 <= value < 1:
             raise UsageError(f"solver.{name} is {value}; it must be from 0 to less than 1")
     if solver.gamma <= 0:

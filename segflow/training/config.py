@@ -16,7 +16,16 @@ from segflow.errors import UsageError
 from segflow.training.checks import check
 from segflow.training.layers import Setting, from_words, read, unknown
 from segflow.training.schema import (
-    AUGMENT, Config, Data, Inference, Model, Monitor, Solver, System, Target, augment_defaults,
+    AUGMENT,
+    Config,
+    Data,
+    Inference,
+    Model,
+    Monitor,
+    Solver,
+    System,
+    Target,
+    augment_defaults,
 )  # fmt: skip
 from segflow.training.structures import heads, losses
 from segflow.training.values import convert, described
@@ -57,7 +66,9 @@ def _keys() -> dict[str, Key]:
                     hints[field.name], getattr(instance, field.name), meta["choices"], meta["length"]
                 )
     for name, settings in AUGMENT.items():
-        found |= {f"augment.{name}.{k}": Key(type(v), v) for k, (v, _) in settings.items()}
+        for key, (default, _) in settings.items():
+            kind: Any = type(default)
+            found[f"augment.{name}.{key}"] = Key(float | None if default is None else kind, default)
     return found
 
 
@@ -132,7 +143,9 @@ def is_section(key: str) -> bool:
         from segflow.training.pytc_keys import PYTC_SECTIONS
 
         return key in PYTC_SECTIONS
-    return key in (*SECTIONS, "augment", "model.options") or (key.startswith("augment.") and key[8:] in AUGMENT)
+    return key in (*SECTIONS, "augment", "model.options") or (
+        key.startswith("augment.") and key[8:] in AUGMENT
+    )
 
 
 def _spread(setting: Setting) -> list[Setting]:
@@ -140,8 +153,8 @@ def _spread(setting: Setting) -> list[Setting]:
     from segflow.training.layers import flatten
 
     if isinstance(setting.value, dict) and is_section(setting.key):
-        return [dataclasses.replace(s, where=setting.where, key=f"{setting.key}.{s.key}")
-                for s in flatten(setting.value, setting.where, lambda key: is_section(f"{setting.key}.{key}"))]  # fmt: skip
+        prefix = f"{setting.key}."
+        return flatten(setting.value, setting.where, is_section, prefix)
     return [setting]
 
 

@@ -100,13 +100,15 @@ def from_words(words: Sequence[str]) -> list[Setting]:
         key, equals, text = word.partition("=")
         key = key.strip()
         if not _KEY.fullmatch(key):
-            raise UsageError(f"override '{word}': a key is needed, as solver.lr=0.01 or SOLVER.BASE_LR 0.01")
+            raise UsageError(
+                f"command line: '{word}': a key is needed, as solver.lr=0.01 or SOLVER.BASE_LR 0.01"
+            )
         if not equals:
             following = next(rest, None)
             if following is None:
-                raise UsageError(f"override {key} has no value; write {key}=VALUE or {key} VALUE")
+                raise UsageError(f"command line: {key} has no value; write {key}=VALUE or {key} VALUE")
             text = following
-        found.append(Setting(key, parse(text), f"override {key}", text))
+        found.append(Setting(key, parse(text), "command line", text))
     return found
 
 

@@ -21,13 +21,14 @@ SCORES = ("voi", "are", "loss")
 AUGMENT_MODES = ("mean", "min", "max")
 LOSSES = ("bce", "dice", "focal", "mse")
 LOSS_DEFAULTS: dict[str, Any] = {"name": "bce", "weight": 1.0, "balance": False, "cap": 19.0}
-HEAD_KEYS: dict[str, dict[str, Any]] = {
-    "affinity": {},
-    "foreground": {},
+HEAD_KEYS: dict[str, dict[str, Any]] = {  # with a value of the type that each takes
+    "affinity": {"offsets": [[0, 0, -1]]},
+    "foreground": {"ids": [1]},
     "contour": {"width": 1, "background": True},
-    "distance": {"mode": "2d"},
-    "lsd": {"sigma": 10.0},
+    "distance": {"mode": "2d", "scale": 1.0},
+    "lsd": {"sigma": 80.0},
 }
+HEAD_KEYS = {kind: {"erosion": 1, "dilation": 0, **keys} for kind, keys in HEAD_KEYS.items()}
 HEADS = tuple(HEAD_KEYS)
 
 
@@ -85,13 +86,18 @@ class Target:
     """What is learned."""
 
     offsets: list[list[int]] = key(
-        NEAREST, "of affinities: channel c joins voxel v to v + offsets[c], z y x; long ones after the nearest"
+        NEAREST,
+        "of affinities: channel c joins voxel v to v + offsets[c], z y x; long ones after the nearest",
     )
     outputs: int = key(3, "how many of the first offsets the exported network answers")
+    relabel: bool = key(True, "pieces of an object that do not touch in the crop are objects of their own")
     erosion: int = key(1, "voxels by which borders between objects are widened, in the section")
     dilation: int = key(0, "voxels by which objects grow into background, in the section")
     heads: list[dict[str, Any]] = key(
-        [{"kind": "affinity"}], f"kinds: {', '.join(HEADS)}; channels follow in this order"
+        [{"kind": "affinity"}],
+        "channels follow in this order; kinds: affinity (offsets), foreground (ids), "
+        "contour (width, background), distance (mode, scale), lsd (sigma); "
+        "each may have its own erosion and dilation",
     )
     mask_first_planes: bool = key(True, "edges that leave the crop are unknown, not guessed")
 
@@ -211,7 +217,7 @@ AUGMENT: dict[str, dict[str, tuple[Any, str]]] = {
     "blank_section": {
         "p": (0.1, "probability"),
         "sections": (2, "most that are hit"),
-        "value": (None, "their grey, 0 to 1; null: black or any grey"),
+        "value": (-1.0, "their grey, 0 to 1; -1: black or any grey"),
     },
     "blur_section": {
         "p": (0.1, "probability"),
@@ -225,7 +231,11 @@ AUGMENT: dict[str, dict[str, tuple[Any, str]]] = {
         "slip": (0.5, "how many move one section only, not all from one on"),
         "relabel": (True, "parts of an object that no longer touch become objects"),
     },
-    "motion_blur": {"p": (0.5, "probability"), "sections": (2, "blurred"), "size": (11, "of the kernel, voxels")},
+    "motion_blur": {
+        "p": (0.5, "probability"),
+        "sections": (2, "blurred"),
+        "size": (11, "of the kernel, voxels"),
+    },
     "cut_blur": {
         "p": (0.5, "probability"),
         "length_ratio": (0.4, "side of the cuboid, of the crop's"),

@@ -71,6 +71,8 @@ def _typed(entry: dict[str, Any], word: str, keys: dict[str, Any], key: str, whe
             have = f"it takes {', '.join(keys)}" if keys else "it takes none"
             raise UsageError(f"{where}: {key} has no key '{name}'{hint}; {have}")
         default = keys[name]
-        kind = list[list[int]] if isinstance(default, list) else type(default)
+        kind: Any = type(default)
+        if kind is list:
+            kind = list[list[int]] if isinstance(default[0], list) else list[int]
         found[name] = convert(value, kind, f"{key}.{name}", where)
     return found

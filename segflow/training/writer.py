@@ -24,7 +24,10 @@ def to_yaml(config: Config, *, comments: bool = True) -> str:
             lines += ["", f"{field.name}:{_comment(doc, comments)}"]
             lines += [_line(f, getattr(value, f.name), comments, "  ") for f in dataclasses.fields(value)]
         elif field.name == "augment":
-            lines += ["", f"augment:{_comment('Of crops and labels, in this order; p: probability.', comments)}"]
+            lines += [
+                "",
+                f"augment:{_comment('Of crops and labels, in this order; p: probability.', comments)}",
+            ]
             lines += _augment(value, comments)
         else:
             lines += [_line(field, value, comments, "")]
@@ -56,9 +59,11 @@ def flow(value: Any) -> str:
     if isinstance(value, float) and math.isfinite(value):
         text = repr(value)
         return text if "." in text or "e" not in text else text.replace("e", ".0e")
-    return {None: "null", True: "true", False: "false"}.get(value, str(value)) if value is None or isinstance(
-        value, bool
-    ) else str(value)
+    return (
+        {None: "null", True: "true", False: "false"}.get(value, str(value))
+        if value is None or isinstance(value, bool)
+        else str(value)
+    )
 
 
 def _text(value: str) -> str:
