@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from itertools import pairwise
 from typing import Any
@@ -20,6 +20,7 @@ from segflow.segmentation.rules import Rules, score_table, without_borders
 
 Table = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
 MOST = 1000  # thresholds in one curve
+STABLE = 0.5  # bits: more change than that along a stretch is none
 
 
 def parse_thresholds(text: str) -> list[Fraction]:
@@ -77,11 +78,16 @@ class Merging:
             check_limits(low, high)
         else:
             given = exact_fragments(fragments, affinities.shape[-3:])
-        self.largest = largest
+        self.voxel_size = affinities.voxel_size
         self._run = exact_run(affinities, low, high, largest, given)
         blocks = range(self._run.work.tree.count(0))
         named = np.concatenate([self._run.work.named(b) for b in blocks])
         self.ids, self._first = np.unique(named, return_index=True)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the segmentations, zyx."""
+        return self._run.box.shape
 
     def fragments(self) -> NDArray[np.uint64]:
         """Give the fragments, zyx; 0 is background."""
@@ -132,24 +138,28 @@ def score_curve(
     thresholds: Sequence[Fraction],
     rules: Rules | None = None,
     size_threshold: int = 1000,
+    run_lengths: Callable[[NDArray[np.uint64]], dict[str, float]] | None = None,
 ) -> list[dict[str, float]]:
     """Score the segmentation at each threshold: the scores of ``rules.score_table`` and ``threshold``.
+
+    ``run_lengths`` gives more scores of a segmentation, as of skeletons; then each is made, in O(voxels).
 
     Raises:
         ChunkError: shapes differ, or nothing is left to compare.
     """
     rules = rules or Rules()
     truth = labels_of(groundtruth, "ground truth")
-    if truth.shape != merging._run.box.shape:
+    if truth.shape != merging.shape:
         raise ChunkError(
-            f"the affinities have the shape {merging._run.box.shape}, but the ground truth {truth.shape}; "
+            f"the affinities have the shape {merging.shape}, but the ground truth {truth.shape}; "
             "cut both to the same box"
         )
-    truth = without_borders(truth, rules.border, groundtruth.voxel_size)
-    return [
-        {"threshold": float(t), **score_table(table, rules, size_threshold)}
-        for t, table in zip(thresholds, merging.tables(truth, thresholds))
-    ]
+    truth = without_borders(truth, rules.border, groundtruth.voxel_size or merging.voxel_size)
+    rows = []
+    for threshold, table in zip(thresholds, merging.tables(truth, thresholds)):
+        row = {"threshold": float(threshold), **score_table(table, rules, size_threshold)}
+        rows.append(row if run_lengths is None else {**row, **run_lengths(merging.segmented(threshold))})
+    return rows
 
 
 def best(rows: Sequence[dict[str, float]], score: str = "adapted_rand_error") -> dict[str, float]:
@@ -166,9 +176,7 @@ def best(rows: Sequence[dict[str, float]], score: str = "adapted_rand_error") ->
 # -- without ground truth -------------------------------------------------------------------------
 
 
-def size_curve(
-    merging: Merging, thresholds: Sequence[Fraction], size: int = 1000
-) -> list[dict[str, float]]:
+def size_curve(merging: Merging, thresholds: Sequence[Fraction], size: int = 1000) -> list[dict[str, float]]:
     """Describe the segmentation at each threshold by its sizes.
 
     Returns:
@@ -212,7 +220,8 @@ def suggest(rows: Sequence[dict[str, float]], width: float = 0.1) -> dict[str, A
 
     Returns:
         ``threshold`` (one of the rows'), ``stretch`` (its first and last), ``change`` (VOI along the
-        stretch, bits), ``jump`` (the threshold of the jump, None without one).
+        stretch, bits), ``jump`` (the threshold of the jump, None without one), ``stable`` (whether
+        the change is at most half a bit; if not, the affinities are too poor for a proposal to mean much).
 
     Raises:
         UsageError: fewer than two thresholds.
@@ -236,5 +245,5 @@ def suggest(rows: Sequence[dict[str, float]], width: float = 0.1) -> dict[str, A
     i, j = calm[len(calm) // 2]
     return {
         "threshold": at[(i + j + 1) // 2], "stretch": [at[i], at[j]], "change": float(moved[j] - moved[i]),
-        "jump": at[jumps[0] + 1] if jumps else None,
+        "jump": at[jumps[0] + 1] if jumps else None, "stable": bool(moved[j] - moved[i] <= STABLE),
     }  # fmt: skip

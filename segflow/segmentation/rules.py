@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from segflow.chunk import Chunk
 from segflow.errors import ChunkError, UsageError, did_you_mean
-from segflow.segmentation.evaluate import scores_of
+from segflow.segmentation.contingency import contingency
+from segflow.segmentation.evaluate import scores_of, two_labels
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,7 @@ def rules_named(name: str) -> Rules:
         UsageError: there are none.
     """
     if name not in RULES:
-        raise UsageError(
-            f"no rules '{name}'{did_you_mean(name, list(RULES))}; there are {', '.join(RULES)}"
-        )
+        raise UsageError(f"no rules '{name}'{did_you_mean(name, list(RULES))}; there are {', '.join(RULES)}")
     return RULES[name]
 
 
@@ -123,6 +122,14 @@ def _beside_another(section: NDArray[Any]) -> NDArray[np.bool_]:
     return found
 
 
-def record(rules: Rules) -> Mapping[str, Any]:
-    """Give the rules as plain values, for reports."""
-    return dict(vars(rules))
+def evaluate_by(
+    segmentation: Chunk, groundtruth: Chunk, rules: Rules, size_threshold: int = 1000
+) -> dict[str, float]:
+    """Score a segmentation against ground truth by the rules: the scores of ``score_table``.
+
+    Raises:
+        ChunkError: as ``evaluate`` and ``without_borders``.
+    """
+    seg, truth = two_labels(segmentation, groundtruth)
+    truth = without_borders(truth, rules.border, groundtruth.voxel_size or segmentation.voxel_size)
+    return score_table(contingency(truth, seg), rules, size_threshold)

@@ -21,8 +21,12 @@ def save_scores(rows: Rows, best: dict[str, Any], path: str | Path) -> None:
     def column(key: str) -> list[float]:
         return [row[key] for row in rows]
 
-    trade = Line("", column("voi_merge"), column("voi_split"), notes, dots=True)
-    voi = [Line(n, at, column(k)) for n, k in (("split", "voi_split"), ("merge", "voi_merge"), ("sum", "voi"))]
+    near = [i for i, row in enumerate(rows) if row["voi_merge"] <= max(1.0, 3 * best["voi"])]
+    split, merge = ([column(key)[i] for i in near] for key in ("voi_split", "voi_merge"))
+    trade = Line("", merge, split, [notes[i] for i in near], dots=True)
+    voi = [
+        Line(n, at, column(k)) for n, k in (("split", "voi_split"), ("merge", "voi_merge"), ("sum", "voi"))
+    ]
     error = Line("", at, column("adapted_rand_error"), dots=True)
     panels = [
         Panel("VOI, thresholds beside the points", "VOI merge (bits)", "VOI split (bits)", [trade]),
@@ -41,8 +45,12 @@ def save_sizes(rows: Rows, found: dict[str, Any], size: int, path: str | Path) -
         return Line(name, at, [row[key] for row in rows], dots=True)
 
     change = Line("", at[1:], [row["voi"] for row in rows[1:]], dots=True)
+    before = [row["voi"] for row in rows if row["threshold"] <= found["stretch"][1]]
+    shown = (0.0, max(3 * max(before), 0.01))
     panels = [
-        Panel("change between neighbouring thresholds", "threshold", "VOI (bits)", [change], marks),
+        Panel(
+            "change between neighbours (cut off)", "threshold", "VOI (bits)", [change], marks, y_range=shown
+        ),
         Panel(f"segments of more than {size} voxels", "threshold", "number", [line("", "large")], marks),
         Panel("largest segment", "threshold", "share of voxels", [line("", "largest")], marks),
     ]
@@ -53,10 +61,11 @@ def save_precision_recall(channels: Sequence[dict[str, Any]], path: str | Path) 
     """Draw precision against recall of each channel of affinities, and F1 by threshold, into a PNG."""
 
     def lines(x: str, y: str) -> list[Line]:
-        return [
-            Line(str(tuple(c["offset"])), [r[x] for r in c["thresholds"]], [r[y] for r in c["thresholds"]])
-            for c in channels
-        ]
+        made = []
+        for channel in channels:
+            rows = [r for r in channel["thresholds"] if r[x] is not None and r[y] is not None]
+            made.append(Line(str(tuple(channel["offset"])), [r[x] for r in rows], [r[y] for r in rows]))
+        return made
 
     panels = [
         Panel("affinities by offset", "recall", "precision", lines("recall", "precision")),

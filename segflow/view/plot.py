@@ -30,7 +30,10 @@ class Line:
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes; ``marks`` are vertical lines: a place on x and a text."""
+    """One pair of axes; ``marks`` are vertical lines: a place on x and a text.
+
+    What lies beyond a given range is drawn at its edge.
+    """
 
     title: str
     x_label: str
@@ -132,13 +135,15 @@ class _Axes:
     def line(self, line: Line, points: list[tuple[float, float, str]], colour: str) -> None:
         """Draw one line, with its dots and notes."""
         places = [(self.x(x), self.y(y)) for x, y, _ in points]
+        noted: list[tuple[float, float]] = []
         if len(places) > 1:
             self.stroke(places, colour, 2)
         for (x, y), (_, _, note) in zip(places, points):
             if line.dots or len(places) == 1:
                 self.pen.ellipse([v * SCALE for v in (x - 2.5, y - 2.5, x + 2.5, y + 2.5)], fill=colour)
-            if note:
+            if note and all(abs(x - a) > 30 or abs(y - b) > 14 for a, b in noted):
                 self.text((x + 5, y - 2), note, "lb")
+                noted.append((x, y))
 
     def legend(self) -> None:
         """Name the lines, in the corner where the fewest points lie."""
@@ -147,8 +152,8 @@ class _Axes:
             return
         width = max(self.font.getlength(name) for _, name in names) / SCALE + 34
         height = 17 * len(names) + 6
-        spots = [(self.x1 - width - 4, self.y1 + 4), (self.x0 + 6, self.y1 + 4),
-                 (self.x1 - width - 4, self.y0 - height - 4), (self.x0 + 6, self.y0 - height - 4)]  # fmt: skip
+        across, down = (self.x1 - width - 4, self.x0 + 6), (self.y1 + 4, self.y0 - height - 4)
+        spots = [(x, y) for y in down for x in across]
         left, top = min(spots, key=lambda s: self.covered(s[0], s[1], width, height))
         box = [v * SCALE for v in (left, top, left + width, top + height)]
         self.pen.rectangle(box, fill="white", outline=GREY, width=SCALE)
@@ -171,11 +176,13 @@ class _Axes:
     def x(self, value: float) -> float:
         """Give the pixel of a value on x."""
         low, high = self.x_range
+        value = min(max(value, low), high)
         return self.x0 + (value - low) / (high - low) * (self.x1 - self.x0)
 
     def y(self, value: float) -> float:
         """Give the pixel of a value on y."""
         low, high = self.y_range
+        value = min(max(value, low), high)
         return self.y0 + (value - low) / (high - low) * (self.y1 - self.y0)
 
     def stroke(self, points: Sequence[tuple[float, float]], colour: str, width: float) -> None:
