@@ -11,6 +11,7 @@ the region graph of so many of these units, one behind the other, that it has 10
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -84,6 +85,12 @@ def _name(box: Box) -> str:
     return "_".join(f"{a}-{b}" for a, b in zip(box.start[::-1], box.stop[::-1]))
 
 
+def _cpu() -> float:
+    """Give the seconds of a core that ended child processes, and theirs, have used."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def _memory(pid: int) -> int:
     """Give the bytes that a process and its children hold for themselves."""
     total = 0
@@ -107,7 +114,7 @@ def run(gigavoxels: float, unit: NDArray[np.uint8], processes: int = 2) -> None:
             str(folder / "seg"), "--block-size", *map(str, BLOCK), "--threshold", "0.7",
             "--aff-threshold-low", "0.001", "--processes", str(processes),
         ]  # fmt: skip
-        began, peak = time.perf_counter(), 0
+        began, peak, used = time.perf_counter(), 0, _cpu()
         job = subprocess.Popen(line)
         while job.poll() is None:
             try:
@@ -115,15 +122,15 @@ def run(gigavoxels: float, unit: NDArray[np.uint8], processes: int = 2) -> None:
             except (OSError, ProcessLookupError):
                 continue
             time.sleep(0.2)
-        seconds = time.perf_counter() - began
+        seconds, used = time.perf_counter() - began, _cpu() - used
         if job.returncode:
             raise SystemExit(job.returncode)
         work = sum(f.stat().st_size for f in (folder / "seg.work").rglob("*") if f.is_file())
         levels = _levels(folder / "seg.work")
     fragments = levels[0][1]
     print(
-        f"segment-volume {voxels / 1e9:.3f} gigavoxels: {seconds:6.0f} s, {seconds / voxels * 1e9:5.0f} s a "
-        f"gigavoxel, peak {peak / 2**30:.2f} GiB, work folder {work / voxels:.2f} bytes a voxel, "
+        f"segment-volume {voxels / 1e9:.3f} gigavoxels: {seconds:6.0f} s, {seconds / voxels * 1e9:5.0f} s and "
+        f"{used / voxels * 1e9:.0f} s of a core a gigavoxel, peak {peak / 2**30:.2f} GiB, work folder {work / voxels:.2f} bytes a voxel, "
         f"{voxels / fragments:.0f} voxels a fragment",
         flush=True,
     )
