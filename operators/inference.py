@@ -38,9 +38,13 @@ def _files(options: dict[str, Any]) -> tuple[str | None, str | None]:
 
 def _header(options: dict[str, Any]) -> dict[str, Any] | None:
     """Give the header of the model file, if the network is one of ``segflow train``."""
+    from segflow.errors import ModelError
     from segflow.inference.header import header_of
 
-    return header_of(_files(options)[0]) if options["framework"] == "pytorch" else None
+    try:
+        return header_of(_files(options)[0]) if options["framework"] == "pytorch" else None
+    except ModelError:  # said when the network is loaded
+        return None
 
 
 def _patch(options: dict[str, Any], shape: tuple[int, ...] | None = None) -> Patch:

@@ -194,14 +194,16 @@ def _fits(header: dict[str, Any], weights: dict[str, Tensor], path: str) -> None
 def _read(path: str | Path) -> dict[str, Any]:
     """Read what torch.save wrote, if it is a model file."""
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        stream = io.BytesIO(Path(path).read_bytes())
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
+    try:
+        found = torch.load(stream, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"{path} is not read, since it holds more than tensors and plain values and could run code; "
             "give a model.pt of segflow train"
         ) from error
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # a broken file can raise anything here
         raise ModelError(f"{path} is broken or truncated; copy or export it again") from error
     if not isinstance(found, dict) or FORMAT not in found:
