@@ -128,9 +128,10 @@ def run(gigavoxels: float, unit: NDArray[np.uint8], processes: int = 2) -> None:
         work = sum(f.stat().st_size for f in (folder / "seg.work").rglob("*") if f.is_file())
         levels = _levels(folder / "seg.work")
     fragments = levels[0][1]
+    giga = voxels / 1e9
     print(
-        f"segment-volume {voxels / 1e9:.3f} gigavoxels: {seconds:6.0f} s, {seconds / voxels * 1e9:5.0f} s and "
-        f"{used / voxels * 1e9:.0f} s of a core a gigavoxel, peak {peak / 2**30:.2f} GiB, work folder {work / voxels:.2f} bytes a voxel, "
+        f"segment-volume {giga:.3f} gigavoxels: {seconds:.0f} s, {seconds / giga:.0f} s and {used / giga:.0f} s "
+        f"of a core a gigavoxel, peak {peak / 2**30:.2f} GiB, work folder {work / voxels:.2f} bytes a voxel, "
         f"{voxels / fragments:.0f} voxels a fragment",
         flush=True,
     )

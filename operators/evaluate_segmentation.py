@@ -238,7 +238,12 @@ def over_thresholds(
     at = parse_thresholds(thresholds)
     merging = Merging(affinities, at[-1], **limits)
     rows = score_curve(merging, groundtruth, at, rules, size_threshold, traced if runs else None)
-    found = {"rules": vars(rules), "best": best(rows), "best_voi": best(rows, "voi"), "thresholds": rows}
+    found: dict[str, Any] = {
+        "rules": vars(rules),
+        "best": best(rows),
+        "best_voi": best(rows, "voi"),
+        "thresholds": rows,
+    }
     chosen = Fraction(str(found["best"]["threshold"])).limit_denominator(10**9)
     return found, segmented(merging.segmented(chosen))
 

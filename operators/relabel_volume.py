@@ -46,6 +46,8 @@ def relabel_volume(
         to = segments_to(out)
         made = Relabel(folder, threshold, to, provenance_of(ctx))
         stages = made.stages() if join else made.begin(stale)
+        if join:
+            folder.join(stages)
     if join:
         run_stages(folder, stages)
         return

@@ -83,7 +83,9 @@ def segment_volume(
         folder = WorkFolder(work_dir)
         with before_the_run():
             made = SegmentVolume.joined(folder)
-        run_stages(folder, made.stages())
+            stages = made.stages()
+            folder.join(stages)
+        run_stages(folder, stages)
         made.finish()
         return
     if affs is None or out is None:

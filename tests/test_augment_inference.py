@@ -105,7 +105,7 @@ def test_by_hand():
         return np.array(next(answers), np.float32).reshape(1, 1, 1, 1, 4)
 
     poses = [Variant(), Variant((2,))]
-    found = Augmented(network, "mean", offsets=[(0, 0, -1)], poses=poses)(np.zeros((1, 1, 1, 1, 4)))
+    found = Augmented(network, offsets=[(0, 0, -1)], poses=poses)(np.zeros((1, 1, 1, 1, 4)))
     # turned back: 0.3 0.1 0.6 (0.5); shifted by one: - 0.3 0.1 0.6
     np.testing.assert_allclose(found.ravel(), [0.5, 0.25, 0.25, 0.7], atol=1e-7)
 
@@ -201,9 +201,8 @@ def test_unequal_sizes_have_eight_poses(caplog):
         both(network, random(1, 1, 4, 6, 8))
     np.testing.assert_allclose(found, plain, atol=1e-6)
     assert network.calls == 18
-    lines = [r.getMessage() for r in caplog.records if "--augment" in r.getMessage()]
-    assert len(lines) == 1
-    assert "8 times" in lines[0]
+    (line,) = [r.getMessage() for r in caplog.records if "--augment" in r.getMessage()]
+    assert "8 times" in line
     rimmed = Exact(NEAREST, rim=(0, 1, 0))  # the input is square, its answer is not
     plain, found = both(rimmed, random(1, 1, 4, 8, 8))
     np.testing.assert_allclose(found, plain, atol=1e-6)
@@ -225,12 +224,10 @@ def test_offsets_that_allow_fewer_poses_are_said_once(caplog):
 
 
 def test_channels_without_direction_stay_where_they_are():
-    for network in (Exact((), extra=2), Exact((), extra=4, says=False)):
+    # the last is as with a file's OFFSETS = (): three channels that are no affinities
+    for network in (Exact((), extra=2), Exact((), extra=4, says=False), Exact((), extra=3)):
         plain, found = both(network, random(1, 1, 4, 6, 6))
         np.testing.assert_allclose(found, plain, atol=1e-6)
-    three = Exact((), extra=3)  # a file's OFFSETS = () says that three channels are no affinities
-    plain, found = both(three, random(1, 1, 4, 6, 6))
-    np.testing.assert_allclose(found, plain, atol=1e-6)
 
 
 def test_kept_channels_may_come_from_others():
@@ -283,8 +280,8 @@ def test_the_identity(mode):
 def test_a_myelin_channel_beside_affinities():
     chunk = Chunk(random(6, 12, 12))
     network = Exact(NEAREST, extra=1, says=False)
-    options = {"patch": Patch.of((4, 8, 8), overlap=(1, 2, 2)), "mask_output_chunk": True}
-    options["myelin_threshold"] = 0.1
+    patch = Patch.of((4, 8, 8), overlap=(1, 2, 2))
+    options = {"patch": patch, "mask_output_chunk": True, "myelin_threshold": 0.1}
     plain, found = infer(chunk, network, **options), infer(chunk, network, augment="mean", **options)
     np.testing.assert_allclose(found.array, plain.array, atol=1e-6)
 
@@ -292,18 +289,16 @@ def test_a_myelin_channel_beside_affinities():
 def test_blocks_equal_the_whole():
     image = random(12, 30, 30)
     source = {"bounds": Chunk(image).bbox}
-    network = Exact(NEAREST)
-    options = {"patch": Patch.of((4, 8, 8), overlap=(2, 4, 4)), "patch_grid": "volume", "augment": "min"}
-    options["mask_output_chunk"] = True
+    network, patch = Exact(NEAREST), Patch.of((4, 8, 8), overlap=(2, 4, 4))
+    options = {"patch": patch, "patch_grid": "volume", "augment": "min", "mask_output_chunk": True}
     whole = infer(Chunk(image, source=source), network, **options)
     block = infer(Chunk(image[2:, 4:, :22].copy(), (2, 4, 0), source=source), network, **options)
     np.testing.assert_array_equal(block.array, whole.cutout(block.bbox).array)
 
 
 def test_nothing_but_zeros_costs_one_patch():
-    network = Exact(NEAREST)
-    infer(Chunk(np.zeros((4, 8, 8), np.float32)), network, patch=Patch.of((4, 8, 8), overlap=(0, 0, 0)),
-          augment="mean")  # fmt: skip
+    network, patch = Exact(NEAREST), Patch.of((4, 8, 8), overlap=(0, 0, 0))
+    infer(Chunk(np.zeros((4, 8, 8), np.float32)), network, patch=patch, augment="mean")
     assert network.calls == 1
 
 
@@ -344,6 +339,43 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_trained_file_s_offsets(segflow, tmp_path):
+    """A network from a model file: with all poses its answer turns with its input, edge by edge."""
+    import torch
+
+    from segflow.inference import load_backend
+    from segflow.training.config import Model
+    from segflow.training.modelfile import save_model
+    from segflow.training.networks import build, describe
+
+    torch.manual_seed(0)
+    patch, offsets = Patch.of((4, 16, 16), overlap=(0, 8, 8)), LONG[:5]
+    levels = {"widths": [4, 8], "kernels": [[1, 3, 3], [3, 3, 3]], "isotropic": [False, True]}
+    model = Model(name="rsunet", **levels, patch_size=list(patch.size))
+    file = tmp_path / "model.pt"
+    save_model(
+        file, build(model, 5), model=describe(model, 5), offsets=offsets, voxel_size=None,
+        patch_size=patch.size, record={}, licence="none", outputs=5,
+    )  # fmt: skip
+    backend = load_backend("pytorch", str(file), patch=patch)
+    assert backend.offsets == offsets
+    network = Augmented(backend, offsets=backend.offsets)
+    batch = random(1, 1, *patch.size)
+    found = network(batch)
+    assert np.abs(found - backend(batch)).max() > 1e-3
+    for variant in variants():
+        turned = network(np.ascontiguousarray(variant.turn(batch)))
+        for channel, (source, shifted) in enumerate(sources(variant, offsets)):
+            here, there = reach(offsets[channel], patch.size)
+            part = variant.turn_back(turned[0, source])[there if shifted else here]
+            np.testing.assert_allclose(part, found[0, channel][here], atol=2e-6)
+    np.save(tmp_path / "image.npy", batch[0, 0])
+    segflow("read-npy", "-f", tmp_path / "image.npy", "inference", "-m", file, "--augment", "-d", "float32",
+            "--mask-output-chunk", "write-npy", "-f", tmp_path / "affs.npy")  # fmt: skip
+    np.testing.assert_allclose(np.load(tmp_path / "affs.npy"), found[0], atol=1e-6)
 
 
 @pytest.mark.usefixtures("one_thread")

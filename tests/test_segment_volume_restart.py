@@ -148,6 +148,20 @@ def test_relabel_volume_is_joined_too(file, segflow, process, tmp_path):
     np.testing.assert_array_equal(one, two)
     line = ("relabel-volume", "--work-dir", tmp_path / "none", "--threshold", 0.2, "--out", tmp_path / "x")
     assert "no work folder" in segflow(*line, "--join", code=2).last
+    line = ("relabel-volume", "--of", tmp_path / "seg", "--threshold", 0.1, "--out", tmp_path / "x")
+    said = segflow(*line, "--join", code=2).last
+    assert "is another one (not begun); begin it with this segflow, without --join" in said
+
+
+def test_joining_with_other_stages_is_refused(file, segflow, tmp_path):
+    """As when another version of segflow, or another file, is there than where the job was begun."""
+    segflow(*words(file, "--processes", 1))
+    subprocess.run(["rm", "-r", tmp_path / "seg.work" / "write-0.5"], check=True)
+    os.utime(file)
+    said = segflow("segment-volume", "--join", "--work-dir", tmp_path / "seg.work", code=2).last
+    assert "stage fragments in" in said
+    assert "affs.mtime_ns" in said
+    assert not (tmp_path / "seg.work" / "write-0.5").exists()
 
 
 def test_what_is_lost_is_made_again(file, segflow, tmp_path):

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from segflow.blocks.claims import Claim, Claims, lives
 from segflow.blocks.disk import numbered, whole
 from segflow.blocks.inputs import fingerprint, work_dir_of
-from segflow.blocks.plan import FORMAT, Json, make_plan, merge_plans
+from segflow.blocks.plan import FORMAT, Json, changes, make_plan, merge_plans
 from segflow.errors import SegflowError, UsageError, VolumeError
 from segflow.geometry import Box, Grid
 from segflow.volumes.files import reading, reason
@@ -122,6 +122,24 @@ class WorkFolder:
                 raise
             raise VolumeError(f"cannot write the work folder {self.path}: {reason(error)}") from error
         self._begun = {stage.name: new["stages"][stage.name]["fingerprint"] for stage in stages}
+
+    def join(self, stages: Sequence[Stage]) -> None:
+        """Work on what another process recorded, as ``begin`` in that one allows it.
+
+        Raises:
+            UsageError: these stages are not recorded, or otherwise. VolumeError: there is no plan.
+        """
+        plan = self.plan()
+        mine = make_plan(plan["job"], {}, stages, known=plan["stages"])["stages"]
+        for name, stage in mine.items():
+            there = plan["stages"].get(name)
+            if there is None or there["fingerprint"] != stage["fingerprint"]:
+                told = ", ".join(changes(there, stage)) if there else "not begun"
+                raise UsageError(
+                    f"stage {name} in {self.path} is another one ({told or 'of other stages before it'}); "
+                    "begin it with this segflow, without --join"
+                )
+        self._begun = {name: stage["fingerprint"] for name, stage in mine.items()}
 
     @property
     def _plan(self) -> Path:

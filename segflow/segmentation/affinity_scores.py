@@ -89,7 +89,7 @@ def _histograms(
     there = tuple(slice(max(0, o), n - max(0, -o)) for o, n in zip(offset, labels.shape))
     if any(s.stop <= s.start for s in here):
         return counts[:BINS], counts[BINS:]
-    values = affinities.array[(channel, *here)]
+    values = affinities.array[channel][here]
     for z in range(values.shape[0]):
         one, other = labels[here][z], labels[there][z]
         labelled = (one != 0) & (other != 0)

@@ -129,7 +129,7 @@ def _paths(segmentation: Chunk, skeletons: Sequence[Skeleton], unit: str) -> lis
     made = []
     for skeleton in skeletons:
         voxels = np.floor(skeleton.nodes / scale + 1e-6).astype(np.int64)
-        inside = ((voxels >= box.start) & (voxels < box.stop)).all(1)
+        inside = np.all((voxels >= box.start) & (voxels < box.stop), axis=1)
         segments = np.full(len(voxels), OUTSIDE, np.int64)
         places = tuple((voxels[inside] - np.asarray(box.start)).T)
         segments[inside] = labels[places].astype(np.int64)

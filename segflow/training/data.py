@@ -21,7 +21,7 @@ from segflow.training.sources import Volume, inside
 from segflow.training.targets import make_targets
 
 if TYPE_CHECKING:
-    from segflow.training.config import Config
+    from segflow.training.schema import Config
 
 log = logging.getLogger("segflow")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,9 @@ from segflow.volumes.lazy import LazyVolume, open_lazy
 if TYPE_CHECKING:
     import torch
 
-    from segflow.training.config import Config
+    from segflow.training.schema import Config
+
+log = logging.getLogger("segflow")
 
 LOOKS = 64  # boxes of a volume that is not held in memory, to look for objects
 
@@ -150,11 +153,10 @@ class Volume:
         """Give a line that says what it is."""
         size = self.image.info.voxel_size
         nm = f"{' '.join(f'{s:g}' for s in size)} nm" if size else "voxel size not stored"
-        held = "in memory" if self.image.array() is not None else "read by crop"
         return (
             f"{self.image.path} with {self.labels.path}: {'x'.join(map(str, self.shape))} voxels at "
             f"{self.image.box}, {self.image.info.dtype} and {self.labels.info.dtype}, {nm}, "
-            f"{f'mask {self.mask.path}, ' if self.mask else ''}weight {self.weight:.3g}, {held}"
+            f"{f'mask {self.mask.path}, ' if self.mask else ''}weight {self.weight:.6g}"
         )
 
 
@@ -295,6 +297,8 @@ def load_volumes(volumes: list[Volume], budget: int, need_objects: bool = True) 
             budget -= size
             for source in volume.sources:
                 source.load()
+        else:
+            log.info("%s is read crop by crop: it does not fit into memory", volume.image.path)
         if need_objects:
             check_objects(volume.labels)
 

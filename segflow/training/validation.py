@@ -20,7 +20,7 @@ from segflow.training.data import as_image, as_labels, as_sample
 from segflow.training.sources import Volume
 
 if TYPE_CHECKING:
-    from segflow.training.config import Config
+    from segflow.training.schema import Config
 
 THRESHOLDS = tuple(round(0.1 * n, 1) for n in range(1, 10))
 LOSS_CROPS = 32  # of all validation volumes

@@ -71,7 +71,7 @@ class Augmenter:
         """
         import numpy as np
 
-        from segflow.training.augment import defects, intensity
+        from segflow.training.augment.defects import CHANGES
 
         for name, array in (("image", image), ("labels", labels), ("mask", mask)):
             if array.shape != self.enlarged:
@@ -79,7 +79,7 @@ class Augmenter:
         out = self._geometry(
             np.asarray(image, np.float32), np.asarray(labels, np.int64), np.asarray(mask, np.bool_), rng
         )
-        for name, change in {**intensity.BEFORE, **defects.DEFECTS, **intensity.AFTER, **defects.LAST}.items():
+        for name, change in CHANGES.items():
             own = self.settings.get(name)
             if own is not None and rng.random() < own["p"]:
                 change(out[0], rng, **{key: value for key, value in own.items() if key != "p"})

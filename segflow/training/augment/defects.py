@@ -6,13 +6,14 @@ Images are float32 zyx in [0, 1], changed in place.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segflow.compiled import njit
-from segflow.training.augment.intensity import gaussian, smooth
+from segflow.training.augment.intensity import cut_blur, cut_noise, gaussian, grayscale, smooth
 
 Image = NDArray[np.float32]
 
@@ -75,5 +76,12 @@ def motion_blur(image: Image, rng: np.random.Generator, *, sections: int, size: 
         image[z] = smooth(image[z], box, one) if rng.integers(2) else smooth(image[z], one, box)
 
 
-DEFECTS = {"motion_blur": motion_blur, "blur_section": blur_section, "missing_parts": missing_parts}
-LAST = {"blank_section": blank_section}
+CHANGES: dict[str, Callable[..., None]] = {  # in this order
+    "cut_noise": cut_noise,
+    "cut_blur": cut_blur,
+    "motion_blur": motion_blur,
+    "blur_section": blur_section,
+    "missing_parts": missing_parts,
+    "grayscale": grayscale,
+    "blank_section": blank_section,
+}

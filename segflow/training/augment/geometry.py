@@ -273,15 +273,15 @@ def resample(
     out = tuple(np.empty((size[0], pixels), a.dtype) for a in crop)
     nearest, corner = np.empty(pixels, np.uint32), np.empty(pixels, np.uint32)
     parts, known = np.empty((2, pixels), np.float32), np.empty(pixels, np.bool_)
-    step_y, step_x = columns if rows > 1 else 0, 1 if columns > 1 else 0
+    steps = np.array([columns if rows > 1 else 0, 1 if columns > 1 else 0], np.uint32)
     for z in range(size[0]):
         if z == 0 or (sections.moves[z] != sections.moves[z - 1]).any():
             _place(plane.reshape(2, -1), sections.moves[z], rows, columns, nearest, corner, parts, known)
         _labels(labels[sections.nearest[z]], mask[sections.nearest[z]], nearest, known, out[1][z], out[2][z])
-        _greys(image[sections.first[z]], np.uint32(step_y), np.uint32(step_x), corner, parts, known, out[0][z])
+        _greys(image[sections.first[z]], steps, corner, parts, known, out[0][z])
         if sections.share[z] > 0:
             other = np.empty(pixels, np.float32)
-            _greys(image[sections.second[z]], np.uint32(step_y), np.uint32(step_x), corner, parts, known, other)
+            _greys(image[sections.second[z]], steps, corner, parts, known, other)
             out[0][z] += sections.share[z] * (other - out[0][z])
     return tuple(a.reshape(size) for a in out)  # type: ignore[return-value]
 
@@ -302,7 +302,8 @@ def _place(
             nearest[k], corner[k], parts[0, k], parts[1, k] = 0, 0, 0, 0
             continue
         nearest[k] = int(y + half) * columns + int(x + half)
-        y, x = min(max(y, np.float32(0)), np.float32(rows - 1)), min(max(x, np.float32(0)), np.float32(columns - 1))
+        y = min(max(y, np.float32(0)), np.float32(rows - 1))
+        x = min(max(x, np.float32(0)), np.float32(columns - 1))
         top, left = min(int(y), max(rows - 2, 0)), min(int(x), max(columns - 2, 0))
         corner[k] = top * columns + left
         parts[0, k], parts[1, k] = y - np.float32(top), x - np.float32(left)
@@ -317,7 +318,8 @@ def _labels(labels: Any, mask: Any, nearest: Any, known: Any, out_labels: Any, o
 
 
 @njit()
-def _greys(image: Any, step_y: Any, step_x: Any, corner: Any, parts: Any, known: Any, out: Any) -> None:
+def _greys(image: Any, steps: Any, corner: Any, parts: Any, known: Any, out: Any) -> None:
+    step_y, step_x = steps[0], steps[1]
     for k in range(len(corner)):
         place = corner[k]
         low = place + step_y

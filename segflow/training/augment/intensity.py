@@ -1,4 +1,4 @@
-"""What changes greys: contrast, and the blur and noise of a cuboid. Images are float32 zyx, changed in place."""
+"""What changes greys: contrast, and blur and noise of a cuboid; images float32 zyx, changed in place."""
 
 from __future__ import annotations
 
@@ -91,12 +91,13 @@ def cut_blur(
     """Coarsen a cuboid: means over cells of u voxels a side in y and x (and z), u uniform in its range."""
     part = image[cuboid(image.shape, length_ratio, rng)]
     factor = rng.uniform(down_min, down_max)
-    coarse = part
-    counts = []
+    coarse: NDArray[Any] = part
+    counts: list[tuple[int, NDArray[np.int64]]] = []
     for axis in range(0 if downsample_z else 1, 3):
-        edges = np.rint(np.linspace(0, part.shape[axis], max(1, round(part.shape[axis] / factor)) + 1))
-        width = np.diff(edges.astype(np.int64))
-        coarse = np.add.reduceat(coarse, edges[:-1].astype(np.int64), axis=axis)
+        cells = max(1, round(part.shape[axis] / factor))
+        edges = np.rint(np.linspace(0, part.shape[axis], cells + 1)).astype(np.int64)
+        width = edges[1:] - edges[:-1]
+        coarse = np.add.reduceat(coarse, edges[:-1], axis=axis)
         coarse = coarse / width.reshape([-1 if a == axis else 1 for a in range(3)]).astype(np.float32)
         counts.append((axis, width))
     for axis, width in counts:
@@ -136,7 +137,3 @@ def _smooth(padded: Any, rows: Any, columns: Any, out: Any) -> None:
         for k in range(len(columns)):
             for j in range(width):
                 out[i, j] += columns[k] * line[j + k]
-
-
-BEFORE = {"cut_noise": cut_noise, "cut_blur": cut_blur}
-AFTER = {"grayscale": grayscale}

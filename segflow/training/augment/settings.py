@@ -38,7 +38,8 @@ def complete(settings: Mapping[str, Mapping[str, Any] | None]) -> dict[str, dict
         for key, value in own.items():
             if key not in keys:
                 raise UsageError(
-                    f"augment.{name} has no key '{key}'{did_you_mean(key, list(keys))}; it has {', '.join(keys)}"
+                    f"augment.{name} has no key '{key}'{did_you_mean(key, list(keys))}; "
+                    f"it has {', '.join(keys)}"
                 )
             keys[key] = _checked(f"augment.{name}.{key}", key, value, keys[key])
         _check_pairs(name, keys)
