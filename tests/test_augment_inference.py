@@ -384,12 +384,8 @@ def test_the_command(segflow, tmp_path, data):
     np.save(tmp_path / "image.npy", tifffile.imread(data / "ac4_image.tif")[:4, :32, :48])
     line = ["read-npy", "-f", tmp_path / "image.npy", "inference", "--model", "affinity-snemi3d"]
     line += ["--patch-size", 4, 32, 32, "--patch-overlap", 0, 16, 16, "--mask-output-chunk", "-d", "float32"]
-    runs = {
-        "plain": [],
-        "no": ["--no-augment", "--augment-mode", "max"],
-        "mean": ["--augment"],
-        "min": ["--augment", "--augment-mode", "min"],
-    }
+    runs = {"plain": [], "no": ["--no-augment", "--augment-mode", "max"], "mean": ["--augment"]}
+    runs["min"] = ["--augment", "--augment-mode", "min"]
     maps = {}
     for name, words in runs.items():
         segflow(*line, *words, "write-npy", "-f", tmp_path / f"{name}.npy")
