@@ -130,8 +130,8 @@ def run(gigavoxels: float, unit: NDArray[np.uint8], processes: int = 2) -> None:
     fragments = levels[0][1]
     giga = voxels / 1e9
     print(
-        f"segment-volume {giga:.3f} gigavoxels: {seconds:.0f} s, {seconds / giga:.0f} s and {used / giga:.0f} s "
-        f"of a core a gigavoxel, peak {peak / 2**30:.2f} GiB, work folder {work / voxels:.2f} bytes a voxel, "
+        f"segment-volume {giga:.3f} gigavoxels: {seconds:.0f} s, {seconds / giga:.0f} s and "
+        f"{used / giga:.0f} s of a core a gigavoxel, peak {peak / 2**30:.2f} GiB, work folder {work / voxels:.2f} bytes a voxel, "
         f"{voxels / fragments:.0f} voxels a fragment",
         flush=True,
     )

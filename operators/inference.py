@@ -48,7 +48,7 @@ def _header(options: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _patch(options: dict[str, Any], shape: tuple[int, ...] | None = None) -> Patch:
-    """Give the patch that the options name, else the model file; for ``auto`` the first that fits ``shape``."""
+    """Give the patch of the options, else of the model file; for ``auto`` the first that fits ``shape``."""
     from segflow.inference.header import default_patch
     from segflow.inference.patches import AUTO, Patch, fitting
 
@@ -163,14 +163,14 @@ def prepare(**options: Any) -> Backend | None:
 )
 @name_in(help="Image: zyx, or czyx for several input channels; integers are divided by their maximum.")
 @option("-m", "--convnet-model", default=None, metavar="FILE", show_default=False,
-        help="The network: model.pt of segflow train, a Python file that defines it, or TorchScript.")  # fmt: skip
+        help="The network: model.pt of segflow train, a Python file, or TorchScript.")  # fmt: skip
 @option("-w", "--convnet-weight-path", default=None, metavar="FILE", show_default=False,
         help="Weights of a Python file's network: a state_dict, saved by torch.save.")  # fmt: skip
 @option("--model", default=None, metavar="NAME", show_default=False,
         help="Shipped network, instead of --convnet-model: affinity-snemi3d.")  # fmt: skip
 @triple_or_word("-s", "--patch-size", word="auto", aliases=["--input-patch-size"], default=None,
-                show_default=False, help="Input patch, voxels; auto times two sizes; default: what a model.pt "
-                "names, else 20 256 256.")  # fmt: skip
+                show_default=False,
+                help="Input patch, voxels; auto times two sizes; default: that of model.pt, else 20 256 256.")  # fmt: skip
 @triple("-z", "--output-patch-size", default=None, show_default=False,
         help="Output patch, voxels; default: the input patch.")  # fmt: skip
 @triple("-v", "--patch-overlap", aliases=["--output-patch-overlap"], default=None,

@@ -15,9 +15,10 @@ import tifffile
 import torch
 
 from segflow.errors import ModelError, UsageError
+from segflow.inference.catalogue import about
 from segflow.inference.header import default_patch, read_header, warn_of_voxel_size
 from segflow.training import modelfile
-from segflow.training.modelfile import export_onnx, export_torch, load_model, save_model
+from segflow.training.modelfile import export_onnx, load_model, save_model
 from segflow.training.networks import build_from
 
 OFFSETS = [[0, 0, -1], [0, -1, 0], [-1, 0, 0], [0, 0, -9], [-3, 0, 0]]
@@ -329,8 +330,5 @@ def test_a_full_disk_leaves_the_old_file(model, monkeypatch):
 
 def test_the_shipped_name_is_no_file(tmp_path):
     with pytest.raises(UsageError, match="no network"):
-        from segflow.inference.catalogue import about
-
         about(str(tmp_path / "none.pt"))
     assert modelfile.Exported(network(), 2)(torch.rand(1, 1, *PATCH)).shape == (1, 2, *PATCH)
-    assert export_torch.__doc__

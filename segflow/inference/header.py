@@ -79,7 +79,7 @@ def header_of(path: str | Path | None) -> dict[str, Any] | None:
 
 
 def offsets_of(header: dict[str, Any]) -> tuple[tuple[int, int, int], ...]:
-    """Give the offsets (zyx) of the channels that the network answers with; none if they are no affinities."""
+    """Give the offsets (zyx) of the channels of the answer; none if they are no affinities."""
     return tuple((z, y, x) for z, y, x in (header["offsets"] or ())[: header["outputs"]])
 
 

@@ -167,6 +167,7 @@ class Loop(Training):
                 "or look for values in the data that are no grey levels"
             )
         if state[1] > 0:
+            self.tell()
             self.save()
             raise Interrupted(
                 f"stopped by {stop.name or 'a signal to another process'} at iteration {self.iteration}; "

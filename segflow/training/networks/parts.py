@@ -49,16 +49,26 @@ def activation(name: str, *, inplace: bool = True) -> nn.Module:
     return nn.GELU() if name == "gelu" else nn.Identity()
 
 
-def conv_norm(inputs: int, outputs: int, kernel: Sequence[int], norm_name: str, **more: Any) -> nn.Sequential:
+def triple(kernel: Sequence[int]) -> Kernel:
+    """Give three whole numbers, zyx, as a tuple."""
+    z, y, x = (int(k) for k in kernel)
+    return z, y, x
+
+
+def half(kernel: Sequence[int]) -> Kernel:
+    """Give the padding with which a convolution of an odd ``kernel`` keeps the size."""
+    z, y, x = (int(k) // 2 for k in kernel)
+    return z, y, x
+
+
+def conv_norm(inputs: int, outputs: int, kernel: Sequence[int], norm_name: str) -> nn.Sequential:
     """Give a convolution that keeps the size (odd kernel, no stride), and its norm.
 
     They stand in a plain ``nn.Sequential``, so that ``inference`` folds a BatchNorm into it.
     """
-    more.setdefault("padding", tuple(k // 2 for k in kernel))
     bias = norm_name == "none"
-    return nn.Sequential(
-        nn.Conv3d(inputs, outputs, tuple(kernel), bias=bias, **more), norm(norm_name, outputs)
-    )
+    conv = nn.Conv3d(inputs, outputs, triple(kernel), padding=half(kernel), bias=bias)
+    return nn.Sequential(conv, norm(norm_name, outputs))
 
 
 class Grey(nn.Module):

@@ -14,6 +14,7 @@ from segflow.training.networks.parts import (
     activation,
     check_levels,
     conv_norm,
+    half,
     in_float32,
     norm,
     one_of,
@@ -21,6 +22,7 @@ from segflow.training.networks.parts import (
     product,
     strides,
     take,
+    triple,
 )
 
 BLOCKS = ("full", "light")
@@ -111,7 +113,7 @@ class RSUNet(nn.Module):
             self.down.append(shrink(fine, coarse, stride, norm))
             self.up.append(nn.ConvTranspose3d(coarse, fine, stride, stride))
             self.decode.append(block(level))
-        self.head = nn.Conv3d(widths[0], channels_out, head, padding=tuple(k // 2 for k in head))
+        self.head = nn.Conv3d(widths[0], channels_out, head, padding=half(head))
 
     def forward(self, x: Tensor) -> Tensor:
         """Give the logits."""
@@ -149,5 +151,4 @@ def odd(kernel: Sequence[int], key: str) -> Kernel:
     """Give a kernel as a triple; raise UsageError unless it is three odd numbers."""
     if len(kernel) != 3 or any(k < 1 or k % 2 == 0 for k in kernel):
         raise UsageError(f"model.{key}: the kernel {list(kernel)} must be three odd numbers, z y x")
-    z, y, x = (int(k) for k in kernel)
-    return z, y, x
+    return triple(kernel)

@@ -12,6 +12,7 @@ from segflow.training.networks.parts import (
     Grey,
     activation,
     check_levels,
+    half,
     in_float32,
     norm,
     one_of,
@@ -27,8 +28,9 @@ def layer(
     inputs: int, outputs: int, kernel: tuple[int, int, int], style: dict[str, Any], stride: Any = 1
 ) -> nn.Sequential:
     """Give convolution, norm and activation; no bias, edges repeated."""
-    padding = tuple(k // 2 for k in kernel)
-    conv = nn.Conv3d(inputs, outputs, kernel, stride, padding, bias=False, padding_mode=style["pad_mode"])
+    conv = nn.Conv3d(
+        inputs, outputs, kernel, stride, half(kernel), bias=False, padding_mode=style["pad_mode"]
+    )
     return nn.Sequential(conv, norm(style["norm"], outputs, affine=False), activation(style["act"]))
 
 
@@ -123,12 +125,10 @@ class UNet3D(nn.Module):
         self.corners = not given["pooling"]
         self.grey = Grey(given["mean"], given["std"])
         self.conv_in = layer(channels_in, widths[0], ends, style)
-        self.conv_out = nn.Sequential(
-            nn.Conv3d(
-                widths[0], channels_out, ends, padding=tuple(k // 2 for k in ends),
-                padding_mode=given["pad_mode"],
-            )
+        last = nn.Conv3d(
+            widths[0], channels_out, ends, padding=half(ends), padding_mode=given["pad_mode"]
         )  # fmt: skip
+        self.conv_out = nn.Sequential(last)
         self.down_layers, self.up_layers = nn.ModuleList(), nn.ModuleList()
         for level, (width, stride) in enumerate(zip(widths, strides(flags))):
             kernel = (3, 3, 3) if flags[level] else (1, 3, 3)
@@ -148,7 +148,8 @@ class UNet3D(nn.Module):
         for down in self.down_layers:
             x = down(x)
             skips.append(x)
-        for skip, (narrow, block) in zip(reversed(skips[:-1]), reversed(self.up_layers)):  # type: ignore[misc]
+        for level in reversed(range(len(self.up_layers))):
+            (narrow, block), skip = list(self.up_layers[level].children()), skips[level]
             size = skip.shape[2:]
             x = F.interpolate(narrow(x), size=size, mode="trilinear", align_corners=self.corners)
             x = block(skip + x)
