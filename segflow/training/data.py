@@ -86,7 +86,7 @@ class Crops(Dataset[Sample]):
 
         Of crops that all were rejected the one with the most foreground is given.
         """
-        data, best = self.config.data, None
+        data, best = self.config.data, (-1, self.volumes[0], [0, 0, 0])
         for _ in range(max(1, data.reject_tries)):
             volume = self.volumes[int(rng.choice(len(self.volumes), p=self.shares))]
             start = [
@@ -94,7 +94,7 @@ class Crops(Dataset[Sample]):
             ]
             labels, mask = self._labels(volume, start, self.patch)
             good, foreground = accepted(self.config, labels, mask, rng)
-            if best is None or foreground > best[0]:
+            if foreground > best[0]:
                 best = (foreground, volume, start)
             if good:
                 break
@@ -103,7 +103,6 @@ class Crops(Dataset[Sample]):
                 "no crop in %d draws has what data.valid_ratio, reject_foreground and reject_objects "
                 "ask for; the best of them is used", data.reject_tries,
             )  # fmt: skip
-            assert best is not None
             _, volume, start = best
         size = self.augmenter.enlarged
         start = [a - (e - s) // 2 for a, e, s in zip(start, size, self.patch)]

@@ -18,8 +18,8 @@ from segflow.training import checkpoint as files
 from segflow.training.config import as_dict
 from segflow.training.data import Crops, batches
 from segflow.training.fabric import Stop, make_fabric, random_state, stop_signals
-from segflow.training.monitor import Clock
 from segflow.training.modelfile import save_model
+from segflow.training.monitor import Clock
 from segflow.training.networks import describe
 from segflow.training.schedules import learning_rate
 from segflow.training.sources import find_volumes
@@ -112,7 +112,9 @@ class Loop(Training):
                 self.terms[name] = self.terms.get(name, 0.0) + float(value)
         self.seen = image[0, 0], target[0], logits.detach()[0]
         if solver.clip:
-            self.fabric.clip_gradients(self.net, self.optimizer, max_norm=solver.clip, error_if_nonfinite=False)
+            self.fabric.clip_gradients(
+                self.net, self.optimizer, max_norm=solver.clip, error_if_nonfinite=False
+            )
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.iteration += 1
@@ -144,7 +146,7 @@ class Loop(Training):
             self.monitor.pictures(now, image, target, logits.float().sigmoid())
         if logs:
             self.tell()
-        good = validates and self.score()
+        good = validates and self.score(self.validate)
         if saves or good:
             self.save()
         return bool(solver.early_stop and self.stale >= solver.early_stop)
@@ -195,13 +197,12 @@ class Loop(Training):
             self.iteration, self.config.solver.iterations, loss, values["lr"], values["seconds"], 100 * wait,
         )  # fmt: skip
 
-    def score(self) -> bool:
+    def score(self, validate: Any) -> bool:
         """Validate; give whether the score is among the best."""
-        assert self.validate is not None
         solver = self.config.solver
         net = self.plain if self.average is None else self.average.net
         with self.clock.stopped():
-            found = self.validate(net, self.loss, self.device, self.fabric.autocast)
+            found = validate(net, self.loss, self.device, self.fabric.autocast)
         score = found[solver.best_by]
         better = not self.scores or score < self.scores[0][0]
         self.stale = 0 if better else self.stale + 1

@@ -108,7 +108,7 @@ class Source:
             VolumeError: it cannot be read.
         """
         shape = self.box.shape
-        if all(0 <= a and a + s <= n for a, s, n in zip(start, size, shape)):
+        if all(a >= 0 and a + s <= n for a, s, n in zip(start, size, shape)):
             return self._read(Box.of(start, size))
         at = [mirrored(a, s, 0, n, mode) for a, s, n in zip(start, size, shape)]
         box = Box(vec([int(a.min()) for a in at]), vec([int(a.max()) + 1 for a in at]))
@@ -199,7 +199,7 @@ def _open(config: Config, image: str, label: str, mask: str, box: str) -> Volume
         found = Source(image, config.data.dataset_image, Box.parse(box) if box else None)
     except BoxError as error:
         raise UsageError(f"data.boxes: {error}") from error
-    others = []
+    others: list[Source | None] = []
     for path, dataset in ((label, config.data.dataset_label), (mask, None)):
         if not path:
             others.append(None)

@@ -98,7 +98,7 @@ class Training:
         if self.world > 1 and self.fabric.device.type == "cuda":
             net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
         if config.system.channels_last:
-            net = net.to(memory_format=torch.channels_last_3d)
+            net = net.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         if source and goes_on:
             files.load_exactly(net, start["model"], source)
         elif source:

@@ -70,9 +70,7 @@ class Validation:
                 "nearest x, y and z neighbours; use solver.best_by=loss"
             )
 
-    def __call__(
-        self, net: nn.Module, loss: Any, device: torch.device, context: Context
-    ) -> dict[str, float]:
+    def __call__(self, net: nn.Module, loss: Any, device: torch.device, context: Context) -> dict[str, float]:
         """Give ``loss`` and, unless solver.best_by is loss, ``voi``, ``are`` and ``threshold``.
 
         VOI (bits, split + merge) and adapted Rand error are those of the exact agglomeration at the
@@ -104,7 +102,7 @@ class Validation:
         return [x for part in shared(mine, self.world) for x in part]
 
     def _crops(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Give crops spread evenly over the volumes, the same each time; crops without objects are left out."""
+        """Give crops spread evenly over the volumes, the same each time; none where nothing is known."""
         patch = self.config.model.patch_size
         places = []
         for volume in self.volumes:

@@ -1,0 +1,489 @@
+"""Training: the loop, checkpoints, random streams, data and bad input; tiny networks on real crops."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import tifffile
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from segflow.errors import Interrupted, ModelError, UsageError, VolumeError
+from segflow.training import checkpoint as files
+from segflow.training import config as configuration
+from segflow.training import loop
+from segflow.training.data import Crops, batches, stream
+from segflow.training.loop import fit
+from segflow.training.schedules import Plateau, learning_rate
+from segflow.training.schema import Config, Solver
+from segflow.training.sources import Source, find_volumes, load_volumes
+
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture(autouse=True)
+def _quiet(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "segflow")
+    logging.getLogger("segflow").propagate = True
+
+
+@pytest.fixture(scope="module")
+def crop(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """Give a crop of the real data: image and labels, 20 x 64 x 64."""
+    folder = tmp_path_factory.mktemp("ac4")
+    for name in ("image", "labels"):
+        array = tifffile.imread(DATA / f"ac4_{name}.tif")[:, 128:192, 128:192]
+        tifffile.imwrite(folder / f"{name}.tif", array)
+    return str(folder / "image.tif"), str(folder / "labels.tif")
+
+
+@pytest.fixture
+def config(crop: tuple[str, str], tmp_path: Path) -> Config:
+    """Give the smallest configuration: no augmentation, no validation, 6 iterations, float32."""
+    found = configuration.defaults()
+    found.output_path = str(tmp_path / "out")
+    found.system.gpus, found.system.workers, found.system.precision = 0, 0, "float32"
+    found.data.images, found.data.labels = [crop[0]], [crop[1]]
+    found.model.widths, found.model.isotropic, found.model.patch_size = [4, 6], [False, False], [8, 32, 32]
+    found.augment = {"flip": {"p": 1.0}}
+    found.solver.iterations, found.solver.batch, found.solver.warmup = 6, 1, 1
+    found.solver.save_every, found.monitor.log_every, found.monitor.image_every = 3, 1, 0
+    return found
+
+
+def losses(folder: str) -> list[float]:
+    """Give the losses in the log, by iteration."""
+    rows = [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
+    found = {r["iteration"]: r["loss"] for r in rows if "loss" in r}
+    assert len(found) == sum("loss" in r for r in rows)
+    return [found[i] for i in sorted(found)]
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two nested values are equal, tensors bit by bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b)
+
+
+def test_resumed_training_is_the_uninterrupted_one(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fit(config)
+    cut = copy.deepcopy(config)
+    cut.output_path = str(tmp_path / "cut")
+    plain = loop.Loop.step
+
+    def step(self: Any, loader: Any) -> None:
+        plain(self, loader)
+        if self.iteration == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(loop.Loop, "step", step)
+    with pytest.raises(Interrupted, match=r"SIGTERM at iteration 4; .*checkpoint_00004\.pt is written"):
+        fit(cut)
+    assert files.iterations_in(Path(cut.output_path)) == [3, 4]
+    monkeypatch.setattr(loop.Loop, "step", plain)
+    path = fit(cut, resume=True)
+    assert "going on at iteration 4 of 6" in caplog.text
+    one, two = (files.load(Path(f) / "checkpoint_00006.pt") for f in (config.output_path, cut.output_path))
+    for key in ("iteration", "model", "ema", "optimizer", "schedule", "random"):
+        assert same(one[key], two[key]), key
+    assert losses(config.output_path) == losses(cut.output_path)
+    assert len(losses(cut.output_path)) == 6
+    assert path.name == "model.pt"
+    assert path.is_file()
+
+
+def test_a_changed_total_holds(config: Config) -> None:
+    config.solver.iterations = 3
+    fit(config)
+    config.solver.iterations = 5
+    fit(config, resume=True)
+    rows = [json.loads(r) for r in (Path(config.output_path) / "log.jsonl").read_text().splitlines()]
+    assert [r["lr"] for r in rows if r["iteration"] > 3] == [learning_rate(config.solver, i) for i in (3, 4)]
+    assert files.newest(Path(config.output_path)).name == "checkpoint_00005.pt"  # type: ignore[union-attr]
+
+
+def test_checkpoint_goes_on_unless_told_otherwise(
+    config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config.solver.iterations = 2
+    fit(config)
+    first = str(Path(config.output_path) / "checkpoint_00002.pt")
+    config.solver.iterations, config.output_path = 3, str(tmp_path / "on")
+    fit(config, checkpoint=first)
+    assert "going on at iteration 2 of 3" in caplog.text
+    caplog.clear()
+    config.solver.restart, config.output_path = True, str(tmp_path / "again")
+    fit(config, checkpoint=first)
+    assert "0 skipped, 0 of the network" in caplog.text
+    assert len(losses(config.output_path)) == 3
+    with pytest.raises(UsageError, match="is there from another training"):
+        fit(config, checkpoint=first)
+
+
+def test_fine_tuning_says_what_fits(config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config.solver.iterations = 1
+    path = fit(config)
+    config.output_path = str(tmp_path / "more")
+    config.target.offsets = [*config.target.offsets, [-2, 0, 0]]
+    fit(config, checkpoint=str(path), fine_tune=True)
+    assert "skipped: " in caplog.text
+    assert "the network's is 4" in caplog.text
+    assert "anew: " in caplog.text
+    torch.save({"state_dict": {"other.weight": torch.zeros(3)}}, tmp_path / "other.pth.tar")
+    config.output_path = str(tmp_path / "none")
+    with pytest.raises(ModelError, match=r"no tensor of .*other\.pth\.tar fits"):
+        fit(config, checkpoint=str(tmp_path / "other.pth.tar"), fine_tune=True)
+    config.output_path = str(tmp_path / "strict")
+    with pytest.raises(ModelError, match="is of another network"):
+        fit(config, checkpoint=str(tmp_path / "out" / "checkpoint_00001.pt"))
+
+
+def test_pytc_checkpoints_are_weights(
+    config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config.solver.iterations = 1
+    fit(config)
+    weights = files.load(Path(config.output_path) / "checkpoint_00001.pt")["model"]
+    theirs = {
+        "iteration": 70000,
+        "state_dict": {f"module.{k}": v for k, v in weights.items()},
+        "optimizer": {"state": {}, "param_groups": []},
+        "lr_scheduler": {"base_lrs": [0.02], "last_epoch": 7, "_last_lr": [np.float64(0.01)]},
+    }
+    torch.save(theirs, tmp_path / "checkpoint_70000.pth.tar")
+    config.output_path = str(tmp_path / "tuned")
+    fit(config, checkpoint=str(tmp_path / "checkpoint_70000.pth.tar"))
+    assert "0 skipped, 0 of the network" in caplog.text
+
+
+def test_what_holds_code_is_not_run(config: Config, tmp_path: Path) -> None:
+    torch.save({"state_dict": {}, "hook": os.system}, tmp_path / "code.pth.tar")
+    with pytest.raises(ModelError, match="holds more than tensors"):
+        fit(config, checkpoint=str(tmp_path / "code.pth.tar"))
+    with pytest.raises(UsageError, match="is not a file"):
+        fit(config, checkpoint=str(tmp_path / "missing.pt"))
+
+
+def test_overfits_one_crop(config: Config) -> None:
+    config.data.boxes, config.augment = ["0-8_0-32_0-32"], {}
+    config.loss = [[{"name": "bce", "weight": 1.0, "balance": False, "cap": 19.0}]]
+    config.solver.iterations, config.solver.lr, config.solver.warmup = 60, 0.03, 0
+    fit(config)
+    found = losses(config.output_path)
+    assert np.mean(found[-2:]) < 0.6 * found[0]
+
+
+def test_accumulated_batches_are_one_batch(config: Config, tmp_path: Path) -> None:
+    config.solver.iterations, config.model.norm, config.solver.optimizer = 1, "none", "sgd"
+    config.loss = [[{"name": "bce", "weight": 1.0, "balance": False, "cap": 19.0}]]
+    config.solver.schedule, config.solver.lr = "constant", 0.1
+    found = []
+    for batch, accumulate in ((2, 1), (1, 2)):
+        config.solver.batch, config.solver.accumulate = batch, accumulate
+        config.output_path = str(tmp_path / f"batch{batch}")
+        fit(config)
+        found.append(files.load(Path(config.output_path) / "checkpoint_00001.pt")["model"])
+    for key, value in found[0].items():
+        torch.testing.assert_close(found[1][key], value, rtol=1e-4, atol=1e-6)
+
+
+def test_clipping_is_of_the_global_norm(config: Config) -> None:
+    config.solver.iterations, config.solver.optimizer, config.solver.clip = 1, "sgd", 1e-3
+    config.solver.schedule, config.solver.lr, config.solver.weight_decay = "constant", 1.0, 0.0
+    torch.manual_seed(config.system.seed)
+    before = loop.Training.__init__.__globals__["build"](config.model, 3).state_dict()
+    fit(config)
+    after = files.load(Path(config.output_path) / "checkpoint_00001.pt")["model"]
+    moved = [
+        (after[k] - v).flatten() for k, v in before.items() if v.is_floating_point() and "running" not in k
+    ]
+    assert float(torch.cat(moved).norm()) == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_nan_ends_with_the_last_good_checkpoint(config: Config) -> None:
+    config.solver.optimizer, config.solver.lr, config.solver.clip = "sgd", 1e30, 0
+    config.solver.schedule, config.solver.steps, config.solver.save_every = "multistep", [], 1
+    with pytest.raises(ModelError, match=r"NaN or infinite by iteration \d") as error:
+        fit(config)
+    kept = files.newest(Path(config.output_path))
+    assert kept is not None
+    assert f"the last good checkpoint is {kept}" in str(error.value)
+    assert not (Path(config.output_path) / "model.pt").exists()
+
+
+def test_a_full_disk_leaves_older_checkpoints(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = os.fsync
+
+    def full(handle: int) -> None:
+        if (Path(config.output_path) / "checkpoint_00003.pt").exists():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        plain(handle)
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(VolumeError, match=r"cannot write .*checkpoint_00006\.pt: no space left on device"):
+        fit(config)
+    assert [p.name for p in Path(config.output_path).glob("*checkpoint*")] == ["checkpoint_00003.pt"]
+    assert files.load(Path(config.output_path) / "checkpoint_00003.pt")["iteration"] == 3
+
+
+def test_the_best_are_kept_and_training_ends_early(
+    config: Config, crop: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config.data.val_images, config.data.val_labels = [crop[0]], [crop[1]]
+    config.data.val_boxes = ["0-8_0-40_0-40"]
+    config.solver.validate_every, config.solver.keep_best, config.solver.early_stop = 1, 1, 2
+    scores = iter([0.5, 0.4, 0.6, 0.7])
+    real: dict[str, float] = {}
+
+    def score(self: Any, *arguments: Any) -> dict[str, float]:
+        if not real:
+            real.update(plain(self, *arguments))
+        return {**real, "voi": next(scores)}
+
+    plain = loop.Training.__init__.__globals__["Validation"].__call__
+    monkeypatch.setattr(loop.Training.__init__.__globals__["Validation"], "__call__", score)
+    fit(config)
+    assert set(real) == {"loss", "voi", "are", "threshold"}
+    assert real["voi"] > 0
+    assert 0 <= real["are"] <= 1
+    assert files.iterations_in(Path(config.output_path)) == [2, 4]
+    assert (Path(config.output_path) / "model_best.pt").is_file()
+
+
+def test_two_processes_train_together(config: Config, tmp_path: Path) -> None:
+    config.solver.iterations, config.system.seed = 2, 3
+    file = tmp_path / "net.yaml"
+    file.write_text(configuration.to_yaml(config))
+    line = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29631",
+            "-m", "segflow", "train", "--distributed", "--config-file", str(file)]  # fmt: skip
+    done = subprocess.run(line, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    content = files.load(Path(config.output_path) / "checkpoint_00002.pt")
+    assert len(content["random"]) == 2
+    assert not torch.equal(content["random"][0]["cpu"], content["random"][1]["cpu"])
+    assert len(losses(config.output_path)) == 2
+
+
+# Random streams and data
+
+
+def test_workers_draw_distinct_reproducible_samples(config: Config) -> None:
+    volumes = find_volumes(config)
+    load_volumes(volumes, 1 << 30)
+    config.augment = {"grayscale": {"p": 1.0}, "flip": {"p": 1.0}}
+    config.system.workers = 2
+    workers = [b[0] for b in batches(Crops(config, volumes), 0, 8)]
+    config.system.workers = 0
+    alone = [b[0] for b in batches(Crops(config, volumes), 0, 8)]
+    assert all(map(torch.equal, workers, alone))
+    other = [b[0] for b in batches(Crops(config, volumes, rank=1), 0, 8)]
+    assert len({t.numpy().tobytes() for t in workers + other}) == 16
+
+
+def test_streams_differ_by_seed_rank_and_sample() -> None:
+    draws = {stream(s, r, n).random() for s in range(3) for r in range(3) for n in range(20)}
+    assert len(draws) == 180
+
+
+def test_lazy_volumes_give_what_memory_gives(config: Config) -> None:
+    volumes = find_volumes(config)
+    load_volumes(volumes, 0)
+    assert volumes[0].image.array() is None
+    lazy = Crops(config, volumes)[5]
+    load_volumes(volumes, 1 << 30)
+    assert volumes[0].image.array() is not None
+    assert all(map(torch.equal, lazy, Crops(config, volumes)[5]))
+
+
+@given(
+    mode=st.sampled_from(["reflect", "symmetric", "edge", "constant"]),
+    pads=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=3, max_size=3),
+)
+def test_what_lies_beyond_a_volume_is_numpys_padding(mode: Any, pads: Any) -> None:
+    array = np.arange(3 * 4 * 5, dtype=np.uint8).reshape(3, 4, 5)
+    source = Source.__new__(Source)
+    source._memory = torch.from_numpy(array.copy()).flatten()
+    source.dtype = array.dtype
+    source.box = type(source).__init__.__globals__["Box"]((0, 0, 0), array.shape)
+    size = [n + a + b for n, (a, b) in zip(array.shape, pads)]
+    read = source.read([-a for a, _ in pads], size, mode)
+    np.testing.assert_array_equal(read, np.pad(array, pads, mode=mode))
+
+
+def test_formats_datasets_boxes_and_masks(config: Config, crop: tuple[str, str], tmp_path: Path) -> None:
+    image, labels = (tifffile.imread(path) for path in crop)
+    with h5py.File(tmp_path / "both.h5", "w") as file:
+        file["raw"], file["ids"] = image, labels.astype(np.uint64) + (np.uint64(1) << np.uint64(63))
+    mask = np.zeros(image.shape, np.uint8)
+    mask[:, :, 32:] = 1
+    tifffile.imwrite(tmp_path / "mask.tif", mask)
+    both = str(tmp_path / "both.h5")
+    config.data.images, config.data.labels = [both], [both]
+    config.data.dataset_image, config.data.dataset_label = "raw", "ids"
+    config.data.masks, config.data.boxes = [str(tmp_path / "mask.tif")], ["2-20_0-64_0-64"]
+    config.data.valid_ratio, config.data.reject_tries, config.augment = 0.9, 200, {}
+    volumes = find_volumes(config)
+    load_volumes(volumes, 1 << 30)
+    for number in range(4):
+        _, target, known = Crops(config, volumes)[number]
+        assert known.mean() > 0.7  # faces and the rim of the mask are unknown
+        assert target.shape == known.shape == (3, 8, 32, 32)
+
+
+def test_crops_are_rejected_before_they_are_augmented(
+    config: Config, crop: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = tifffile.imread(crop[1])
+    labels[:, :, 20:] = 0
+    tifffile.imwrite(tmp_path / "few.tif", labels)
+    config.data.labels, config.data.reject_foreground = [str(tmp_path / "few.tif")], 3000
+    config.data.reject_p, config.augment = 1.0, {}
+    volumes = find_volumes(config)
+    load_volumes(volumes, 1 << 30)
+    crops, calls = Crops(config, volumes), []
+    augment = crops.augmenter
+    monkeypatch.setattr(type(augment), "__call__", lambda self, i, l, m, r: (calls.append(1), (i, l, m))[1])
+    for number in range(5):
+        crops[number]
+        _, found, _ = crops.draw(stream(0, 0, number))
+        assert (found > 0).sum() >= 3000
+    assert len(calls) == 5
+
+
+def test_volumes_are_drawn_by_their_weights(config: Config, crop: tuple[str, str]) -> None:
+    config.data.images, config.data.labels = [crop[0]] * 3, [crop[1]] * 3
+    config.data.weights = [3.0, 0.0, 1.0]
+    crops = Crops(config, find_volumes(config))
+    assert crops.shares.tolist() == [0.75, 0, 0.25]
+    config.data.weights, config.data.boxes = [], ["", "0-8_0-32_0-33", "0-8_0-32_0-32"]
+    assert [v.weight for v in find_volumes(config)] == [13 * 33 * 33, 2, 1]
+
+
+# Schedules
+
+
+def test_warmup_cosine_has_the_measured_values() -> None:
+    solver = Solver(lr=0.02, iterations=150000, warmup=1000, schedule="warmup_cosine")
+    found = [learning_rate(solver, t) for t in (0, 500, 1000, 75000, 150000)]
+    assert found == pytest.approx([2e-5, 0.01001, 0.0199978, 0.01, 0], rel=1e-3, abs=1e-12)
+
+
+def test_steps_and_plateaus() -> None:
+    solver = Solver(lr=1.0, iterations=100, warmup=10, schedule="multistep", steps=[20, 40], gamma=0.1)
+    assert [learning_rate(solver, t) for t in (0, 19, 20, 40)] == pytest.approx([1, 1, 0.1, 0.01])
+    solver.schedule = "warmup_multistep"
+    assert learning_rate(solver, 5) == pytest.approx(0.5005)
+    plateau = Plateau(gamma=0.5, lr=1.0)
+    plateau.see(1.0, 20)
+    for _ in range(51):
+        plateau.see(0.9999, 20)
+    assert plateau.factor == 0.5
+    other = Plateau(gamma=0.5, lr=1.0)
+    other.restore(plateau.state())
+    assert other.state() == plateau.state()
+
+
+# Bad input
+
+
+def written(folder: Path, array: np.ndarray) -> list[str]:
+    """Write a tif; give its path as a list."""
+    path = folder / f"{len(list(folder.glob('*.tif')))}.tif"
+    tifffile.imwrite(path, array)
+    return [str(path)]
+
+
+def test_bad_volumes_are_refused(config: Config, crop: tuple[str, str], tmp_path: Path) -> None:
+    labels = tifffile.imread(crop[1])
+
+    def refused(match: str, **data: Any) -> None:
+        bad = copy.deepcopy(config)
+        for key, value in data.items():
+            setattr(bad.data, key, value)
+        with pytest.raises((UsageError, VolumeError), match=match) as error:
+            fit(bad)
+        assert "\n" not in str(error.value)
+        assert not Path(bad.output_path).exists()
+
+    refused("has the shape 20x64x64 and .* 20x64x60", labels=written(tmp_path, labels[:, :, :60]))
+    refused("are all 0", labels=written(tmp_path, labels * 0))
+    refused("hold one object only", labels=written(tmp_path, labels * 0 + 7))
+    refused("labels are integer ids", labels=written(tmp_path, labels.astype(np.float32)))
+    refused("patch_size 8x32x32 is larger than", boxes=["0-4_0-64_0-64"])
+    refused("is not inside", boxes=["0-40_0-64_0-64"])
+    refused("holds no box", boxes=["all"])
+    refused("data.labels has 2 entries and data.images 1", labels=[crop[1]] * 2)
+    refused("nothing to train on", images=[], labels=[])
+    refused("does not exist", images=[str(tmp_path / "none.tif")])
+
+
+def test_another_voxel_size_is_refused(config: Config, crop: tuple[str, str], tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "image.h5", "w") as file:
+        file["main"] = tifffile.imread(crop[0])
+        file["main"].attrs["voxel_size"] = (30.0, 6.0, 6.0)
+    config.data.images, config.data.voxel_size = [str(tmp_path / "image.h5")], [40.0, 4.0, 4.0]
+    with pytest.raises(UsageError, match=r"has voxels of 30 6 6 nm, and data\.voxel_size says 40 4 4 nm"):
+        fit(config)
+
+
+def test_missing_gpus_are_named(config: Config) -> None:
+    config.system.gpus = 64
+    with pytest.raises(UsageError, match=r"system\.gpus is 64.* system\.gpus=0 trains on the CPU"):
+        fit(config)
+
+
+# The command
+
+
+@pytest.fixture
+def yaml(config: Config, tmp_path: Path) -> Path:
+    """Give the configuration as a file."""
+    path = tmp_path / "net.yaml"
+    path.write_text(configuration.to_yaml(config))
+    return path
+
+
+def test_command_trains_and_inference_runs_the_model(
+    segflow: Callable[..., Any], yaml: Path, config: Config, crop: tuple[str, str], tmp_path: Path
+) -> None:
+    result = segflow("train", "--config-base", yaml, "--config-file", yaml, "solver.iterations=1",
+                     "system.precision", "bf16")  # fmt: skip
+    assert "waiting for data" in result.err
+    model = Path(config.output_path) / "model.pt"
+    segflow("read-tif", "-f", crop[0], "inference", "-f", "pytorch", "--convnet-model", model, "--patch-size",
+            8, 32, 32, "--patch-overlap", 2, 8, 8, "--mask-output-chunk", "write-h5", "-f", tmp_path / "a.h5")  # fmt: skip
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert file["main"].shape == (3, 20, 64, 64)
+
+
+def test_command_shows_plans_and_refuses(segflow: Callable[..., Any], yaml: Path, config: Config) -> None:
+    shown = segflow("train", "--config-file", yaml, "--dry-run", "solver.batch=3").out
+    assert "batch: 3" in shown
+    assert "20x64x64 voxels" in shown
+    assert "memory of the device: about" in shown
+    assert "solver:" in segflow("train", "--print-config").out
+    assert not Path(config.output_path).exists()
+    assert "torch.distributed.run" in segflow("train", "--config-file", yaml, "--distributed", code=2).last
+    assert "--checkpoint FILE" in segflow("train", "--config-file", yaml, "--fine-tune", code=2).last
+    assert "nothing to train on" in segflow("train", code=2).last
