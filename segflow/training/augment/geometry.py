@@ -324,6 +324,7 @@ def _greys(image: Any, steps: Any, corner: Any, parts: Any, known: Any, out: Any
         place = corner[k]
         low = place + step_y
         fy, fx = parts[0, k], parts[1, k]
-        up = image[place] + fx * (image[place + step_x] - image[place])
-        down = image[low] + fx * (image[low + step_x] - image[low])
-        out[k] = (up + fy * (down - up)) * np.float32(known[k])
+        gy, gx = np.float32(1) - fy, np.float32(1) - fx
+        up = gx * image[place] + fx * image[place + step_x]
+        down = gx * image[low] + fx * image[low + step_x]
+        out[k] = (gy * up + fy * down) * np.float32(known[k])
