@@ -31,6 +31,8 @@ def plan(plan: Plan, options: dict[str, Any]) -> None:
         other = plan.spec(name)
         if (other.dtype or "").startswith("float"):
             raise UsageError(f"'{name}' is {other.dtype}; labels are integers")
+        if other.shape and len(other.shape) == 4 and other.shape[0] > 1:
+            raise UsageError(f"'{name}' is not zyx labels: its shape is {other.shape}")
         if other.shape and spec.shape and other.shape[-3:] != spec.shape[-3:]:
             raise UsageError(
                 f"'{options['chunk']}' has the shape {spec.shape}, but '{name}' {other.shape}; "
