@@ -131,8 +131,8 @@ def run(gigavoxels: float, unit: NDArray[np.uint8], processes: int = 2) -> None:
     giga = voxels / 1e9
     print(
         f"segment-volume {giga:.3f} gigavoxels: {seconds:.0f} s, {seconds / giga:.0f} s and "
-        f"{used / giga:.0f} s of a core a gigavoxel, peak {peak / 2**30:.2f} GiB, work folder {work / voxels:.2f} bytes a voxel, "
-        f"{voxels / fragments:.0f} voxels a fragment",
+        f"{used / giga:.0f} s of a core a gigavoxel, peak {peak / 2**30:.2f} GiB, "
+        f"work folder {work / voxels:.2f} bytes a voxel, {voxels / fragments:.0f} voxels a fragment",
         flush=True,
     )
     for level, (parts, nodes, merges, edges, largest) in enumerate(levels):
