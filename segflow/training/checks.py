@@ -19,8 +19,8 @@ def check(config: Config, *, inference: bool = False) -> None:
             raise UsageError("inference.images is empty; name the volumes to predict")
     else:
         _data(config.data)
-    _target(config)
     _model(config)
+    _target(config)
     _solver(config)
     _augment(config)
 

@@ -66,9 +66,7 @@ def _keys() -> dict[str, Key]:
                     hints[field.name], getattr(instance, field.name), meta["choices"], meta["length"]
                 )
     for name, settings in AUGMENT.items():
-        for key, (default, _) in settings.items():
-            kind: Any = type(default)
-            found[f"augment.{name}.{key}"] = Key(float | None if default is None else kind, default)
+        found |= {f"augment.{name}.{k}": Key(type(v), v) for k, (v, _) in settings.items()}
     return found
 
 

@@ -100,9 +100,7 @@ def from_words(words: Sequence[str]) -> list[Setting]:
         key, equals, text = word.partition("=")
         key = key.strip()
         if not _KEY.fullmatch(key):
-            raise UsageError(
-                f"command line: '{word}': a key is needed, as solver.lr=0.01 or SOLVER.BASE_LR 0.01"
-            )
+            raise UsageError(f"command line: '{word}' is no key; write solver.lr=0.01 or SOLVER.BASE_LR 0.01")
         if not equals:
             following = next(rest, None)
             if following is None:

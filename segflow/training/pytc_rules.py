@@ -55,7 +55,7 @@ def _word(key: str, name: str, words: dict[str, str]) -> Rule:
 
 
 def _gpus(r: Reader) -> Made:
-    return {"system.gpus": r["SYSTEM.NUM_GPUS"] if r.given("SYSTEM.NUM_GPUS") else None}
+    return {"system.gpus": None if r["SYSTEM.NUM_GPUS"] else 0}
 
 
 def _workers(r: Reader) -> Made:
@@ -73,7 +73,7 @@ def _network(r: Reader) -> Made:
     name, block = r["MODEL.ARCHITECTURE"], r["MODEL.BLOCK_TYPE"]
     monai = {"unetr": "monai:UNETR", "swinunetr": "monai:SwinUNETR"}
     if name in monai:
-        return {"model.name": monai[name]}
+        return {"model.name": monai[name]} | _transformer(r, name)
     if name not in ("unet_3d", "unet_plus_3d", "fpn_3d"):
         hint = did_you_mean(name, ["unet_3d", "unet_plus_3d", "fpn_3d", *monai])
         raise UsageError(
@@ -94,6 +94,17 @@ def _network(r: Reader) -> Made:
         "std": r["DATASET.STD"],
     }
     return {"model.name": "unet_3d"} | {f"model.options.{k}": v for k, v in options.items()}
+
+
+def _transformer(r: Reader, name: str) -> Made:
+    if name == "swinunetr":
+        keys = {"feature_size": "SWIN_UNETR_FEATURE_SIZE", "use_checkpoint": "USE_CHECKPOINT"}
+    else:
+        keys = {"feature_size": "UNETR_FEATURE_SIZE", "hidden_size": "HIDDEN_SIZE", "mlp_dim": "MLP_DIM",
+                "num_heads": "UNETR_NUM_HEADS", "img_size": "INPUT_SIZE"}  # fmt: skip
+    options = {ours: r[f"MODEL.{key}"] for ours, key in keys.items()}
+    options |= {"mean": r["DATASET.MEAN"], "std": r["DATASET.STD"]}
+    return {f"model.options.{key}": value for key, value in options.items()}
 
 
 def _levels(r: Reader) -> Made:

@@ -21,6 +21,7 @@ SCORES = ("voi", "are", "loss")
 AUGMENT_MODES = ("mean", "min", "max")
 LOSSES = ("bce", "dice", "focal", "mse")
 LOSS_DEFAULTS: dict[str, Any] = {"name": "bce", "weight": 1.0, "balance": False, "cap": 19.0}
+LOSS_OWN: dict[str, dict[str, Any]] = {"dice": {"smooth": 100.0}, "focal": {"gamma": 2.0, "alpha": 0.25}}
 HEAD_KEYS: dict[str, dict[str, Any]] = {  # with a value of the type that each takes
     "affinity": {"offsets": [[0, 0, -1]]},
     "foreground": {"ids": [1]},
@@ -46,7 +47,9 @@ def key(default: Any, doc: str, choices: tuple[str, ...] = (), length: int = 0) 
 class System:
     """The machine."""
 
-    gpus: int | None = key(None, "at most so many GPUs of this host; null: all visible, 0: the CPU")
+    gpus: int | None = key(
+        None, "GPUs of this host; null: all visible, or the CPU if there is none; 0: the CPU"
+    )
     workers: int = key(4, "processes that load and augment, for each GPU; 0: none")
     seed: int = key(0, "of every random stream; each rank and worker has its own from it")
     precision: str = key(
@@ -178,7 +181,7 @@ class Config:
     loss: list[list[dict[str, Any]]] = key(
         [[{**LOSS_DEFAULTS, "balance": True}, {**LOSS_DEFAULTS, "name": "dice", "weight": 0.5}]],
         f"a list for each of target.heads; names: {', '.join(LOSSES)}; "
-        "balance: the rarer class weighs more, at most cap times",
+        "balance: the rarer class weighs more, at most cap times; dice takes smooth, focal gamma and alpha",
     )
     solver: Solver = field(default_factory=Solver)
     monitor: Monitor = field(default_factory=Monitor)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from segflow.errors import UsageError, did_you_mean
-from segflow.training.schema import HEAD_KEYS, HEADS, LOSS_DEFAULTS, LOSSES
+from segflow.training.schema import HEAD_KEYS, HEADS, LOSS_DEFAULTS, LOSS_OWN, LOSSES
 from segflow.training.values import convert, shown
 
 
@@ -41,7 +41,9 @@ def losses(value: Any, where: str) -> list[list[dict[str, Any]]]:
         for place, term in enumerate(_listed(terms)):
             term, key = ({"name": term} if isinstance(term, str) else term), f"loss[{number}][{place}]"
             name = _named(term, "name", LOSSES, key, where)
-            row.append({**LOSS_DEFAULTS, "name": name, **_typed(term, "name", LOSS_DEFAULTS, key, where)})
+            keys = {k: v for k, v in LOSS_DEFAULTS.items() if k != "name"}
+            own = _typed(term, "name", keys | LOSS_OWN.get(name, {}), key, where)
+            row.append({"name": name, **keys, **own})
         found.append(row)
     return found
 
