@@ -170,7 +170,8 @@ def prepare(**options: Any) -> Backend | None:
         help="Shipped network, instead of --convnet-model: affinity-snemi3d.")  # fmt: skip
 @triple_or_word("-s", "--patch-size", word="auto", aliases=["--input-patch-size"], default=None,
                 show_default=False,
-                help="Input patch, voxels; auto times two sizes; default: that of model.pt, else 20 256 256.")  # fmt: skip
+                help="Input patch, voxels; auto times two sizes; default: 20 256 256, or that of a model.pt.",
+                )  # fmt: skip
 @triple("-z", "--output-patch-size", default=None, show_default=False,
         help="Output patch, voxels; default: the input patch.")  # fmt: skip
 @triple("-v", "--patch-overlap", aliases=["--output-patch-overlap"], default=None,
@@ -186,7 +187,7 @@ def prepare(**options: Any) -> Backend | None:
         help="Channels to keep; default: all that the network gives.")  # fmt: skip
 @option("-d", "--dtype", type=click.Choice(["float32", "bfloat16", "float16", "auto"]), default="auto",
         help="What it computes with; auto: bfloat16 where that is fast and the answer stays.")  # fmt: skip
-@option("-f", "--framework", type=click.Choice(["pytorch", "universal", "general", "identity"]),
+@option("-f", "--framework", type=click.Choice(["pytorch", "onnx", "universal", "general", "identity"]),
         default="pytorch", help="What runs the network.")  # fmt: skip
 @option("-b", "--batch-size", type=NumbersOrWord(1, "auto"), default=1,
         help="Patches at once; auto halves it when memory runs out.")  # fmt: skip

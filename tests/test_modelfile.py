@@ -332,3 +332,26 @@ def test_the_shipped_name_is_no_file(tmp_path):
     with pytest.raises(UsageError, match="no network"):
         about(str(tmp_path / "none.pt"))
     assert modelfile.Exported(network(), 2)(torch.rand(1, 1, *PATCH)).shape == (1, 2, *PATCH)
+
+
+def test_inference_with_onnx_is_inference_with_pytorch(model, tmp_path, data, segflow):
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    segflow("models", model[0], "--onnx", tmp_path / "m.onnx")
+    with h5py.File(tmp_path / "i.h5", "w") as file:
+        file["main"] = tifffile.imread(data / "ac4_image.tif")[:10, :48, :48]
+    outputs = {}
+    for kind, file in (("onnx", "m.onnx"), ("pytorch", "model.pt")):
+        line = ["read-h5", "-f", tmp_path / "i.h5", "inference", "-f", kind, "-m", tmp_path / file]
+        patch = ["-s", *PATCH, "-v", 2, 8, 8, "--dtype", "float32", "-b", 2, "--mask-output-chunk"]
+        segflow(*line, *patch, "write-h5", "-f", tmp_path / f"{kind}.h5")
+        with h5py.File(tmp_path / f"{kind}.h5") as written:
+            found = next(v for v in written.values() if v.ndim == 4)
+            outputs[kind] = found[()]
+            offsets = np.asarray({**written.attrs, **found.attrs}["offsets"]).reshape(3, 3)
+            np.testing.assert_array_equal(offsets, OFFSETS[:3])
+    np.testing.assert_allclose(outputs["onnx"], outputs["pytorch"], atol=1e-5)
+    line = ["read-h5", "-f", tmp_path / "i.h5", "inference", "-f", "onnx"]
+    small = ["-s", 4, 32, 32, "-v", 0, 0, 0]
+    assert "takes patches of 1x8x32x32" in segflow(*line, "-m", tmp_path / "m.onnx", *small, code=1).last
+    assert "no ONNX file" in segflow(*line, "-m", model[0], *small, code=1).last

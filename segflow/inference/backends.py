@@ -22,7 +22,7 @@ from segflow.inference.patches import Patch
 if TYPE_CHECKING:
     import torch
 
-FRAMEWORKS = ("pytorch", "universal", "general", "identity")
+FRAMEWORKS = ("pytorch", "onnx", "universal", "general", "identity")
 
 
 class Backend(Protocol):
@@ -240,7 +240,7 @@ def load_backend(
     """Load what ``inference`` runs.
 
     Args:
-        framework: pytorch, universal (or general), or identity.
+        framework: pytorch, onnx, universal (or general), or identity.
         model: the model file: a Python file; for pytorch also one of segflow train, or TorchScript.
         weights: the file of the weights.
         patch: the sizes of the patches it will be called with.
@@ -260,6 +260,10 @@ def load_backend(
 
     if dtype not in precision.DTYPES:
         raise UsageError(f"--dtype '{dtype}' is unknown; choose {', '.join(precision.DTYPES)}")
+    if framework == "onnx":
+        from segflow.inference.onnx import Onnx
+
+        return Onnx(str(model), device=device, patch=patch.size, channels=channels)
     if framework in ("universal", "general"):
         return Universal(str(model), weights, patch)
     return _load_pytorch(str(model), weights, device=device, dtype=dtype, patch=patch.size, channels=channels)
@@ -294,7 +298,7 @@ def _load_pytorch(model: str, weights: str | None, **options: Any) -> PyTorch:
     import torch
 
     from segflow.inference import models
-    from segflow.inference.header import is_model_file, offsets_of
+    from segflow.inference.header import is_model_file
 
     source = weights or model  # TorchScript and model files hold their own
     options |= {"files": {Path(source).name: models.digest(source)}}
@@ -308,15 +312,7 @@ def _load_pytorch(model: str, weights: str | None, **options: Any) -> PyTorch:
             models.load_weights(net, weights)
         return PyTorch(net, **options)
     if is_model_file(model):
-        from segflow.training.modelfile import load_model
-
-        net, header = load_model(model)
-        wanted = header["architecture"].get("channels_in", 1)
-        if wanted != options["channels"]:
-            raise ModelError(
-                f"{model} takes {wanted} input channels, and the image has {options['channels']}"
-            )
-        return PyTorch(net, offsets=offsets_of(header), voxel_size=header["voxel_size"], **options)
+        return _load_model_file(model, **options)
     module = models.run_file(model)
     if hasattr(module, "load_model"):
         try:
@@ -333,6 +329,17 @@ def _load_pytorch(model: str, weights: str | None, **options: Any) -> PyTorch:
     for name in ("pre_process", "post_process"):
         options[name] = getattr(module, name, None)
     return PyTorch(net, offsets=getattr(module, "OFFSETS", None), **options)
+
+
+def _load_model_file(path: str, **options: Any) -> PyTorch:
+    from segflow.inference.header import offsets_of
+    from segflow.training.modelfile import load_model
+
+    net, header = load_model(path)
+    wanted = header["architecture"].get("channels_in", 1)
+    if wanted != options["channels"]:
+        raise ModelError(f"{path} takes {wanted} input channels, and the image has {options['channels']}")
+    return PyTorch(net, offsets=offsets_of(header), voxel_size=header["voxel_size"], **options)
 
 
 def _widened(answer: Any) -> Any:

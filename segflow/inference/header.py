@@ -16,6 +16,7 @@ log = logging.getLogger("segflow")
 FORMAT = "segflow_model"
 VERSION = 1
 HEADER = "header.json"
+METADATA = "segflow_header"  # the entry of an ONNX file that holds the header
 TOLERANCE = 1.25  # how far a voxel size may be off, as a factor
 MAGIC = (b"PK\x03\x04", b"\x80")  # what torch.save and pickle write first; no Python file does
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import pickle
 import zipfile
 from collections.abc import Sequence
@@ -32,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from segflow.errors import ModelError, SegflowError
-from segflow.inference.header import FORMAT, HEADER, VERSION, checked, read_header
+from segflow.inference.header import FORMAT, HEADER, METADATA, VERSION, checked, read_header
 from segflow.training.networks import build_from, plain
 from segflow.volumes.files import replacing
 
@@ -147,7 +148,7 @@ def export_torch(path: str | Path, out: str | Path) -> None:
 
 
 def export_onnx(path: str | Path, out: str | Path) -> None:
-    """Write a model file as ONNX, for a patch of its patch size and any batch size of one.
+    """Write a model file as ONNX, for one patch of its patch size, with the header among its metadata.
 
     Input ``image`` (1, c, z, y, x) float32 in [0, 1], output ``map`` (1, outputs, z, y, x).
 
@@ -161,12 +162,14 @@ def export_onnx(path: str | Path, out: str | Path) -> None:
         raise ModelError(
             "ONNX export needs the packages onnx and onnxscript; pip install 'segflow[train]'"
         ) from None
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells of packages that are not needed
     module, header = load_model(path)
     program = torch.onnx.export(
         module, (_example(header),), input_names=["image"], output_names=["map"], dynamo=True, verbose=False
     )
     if program is None:
         raise ModelError(f"{path} cannot be written as ONNX: torch gave no program")
+    program.model.metadata_props[METADATA] = json.dumps(header, sort_keys=True)
     with replacing(out) as beside:
         program.save(str(beside))
 

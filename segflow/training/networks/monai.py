@@ -61,18 +61,7 @@ class Monai(nn.Module):
             "norm": NORMS.get(norm), "act": ACTIVATIONS.get(act),
         }  # fmt: skip
         takes = inspect.signature(kind).parameters
-        for key in given:
-            if key not in takes:
-                hint = did_you_mean(key, list(takes))
-                raise UsageError(
-                    f"model.options: monai:{name} has no '{key}'{hint}; it has {', '.join(takes)}"
-                )
-        known = {k: v for k, v in known.items() if k in takes and v is not None}
-        try:
-            self.net = kind(**known | given)
-        except Exception as error:  # what a class of another library raises over its arguments
-            line = next(iter(str(error).splitlines()), type(error).__name__)
-            raise UsageError(f"model: monai:{name} cannot be made: {line}") from error
+        self.net = make(kind, {k: v for k, v in known.items() if k in takes and v is not None}, given)
         whole = product(into) if "strides" in takes and "strides" not in given else (MULTIPLE,) * 3
         self.multiple = tuple(multiple or whole)
 
@@ -85,6 +74,26 @@ class Monai(nn.Module):
         if isinstance(answer, Tensor) and answer.ndim == 6:
             answer = torch.unbind(answer, 1)[0]
         return answer[..., :z, :y, :x_size]
+
+
+def make(kind: type[nn.Module], known: dict[str, Any], given: dict[str, Any]) -> nn.Module:
+    """Make a network of the class ``kind``; what is ``given`` overrules what is ``known``.
+
+    Raises:
+        UsageError: the class has no such argument, or refuses its value.
+    """
+    takes = inspect.signature(kind).parameters
+    for key in given:
+        if key not in takes:
+            hint = did_you_mean(key, list(takes))
+            raise UsageError(
+                f"model.options: monai:{kind.__name__} has no '{key}'{hint}; it has {', '.join(takes)}"
+            )
+    try:
+        return kind(**known | given)
+    except Exception as error:  # what a class of another library raises over its arguments
+        line = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UsageError(f"model: monai:{kind.__name__} cannot be made: {line}") from error
 
 
 def find(name: str) -> type[nn.Module]:

@@ -93,26 +93,24 @@ class RSUNet(nn.Module):
         stem, head = odd(given["stem"], "options.stem"), odd(given["head"], "options.head")
         sizes = [odd(k, "kernels") for k in kernels]
 
-        def block(level: int) -> nn.Module:
-            if level == 0 and given["thin_top"]:
-                return Thin(widths[0], sizes[0], norm, act)
-            return Block(widths[level], sizes[level], given["block"], norm, act)
-
+        blocks = [Block(w, size, given["block"], norm, act) for w, size in zip(widths, sizes)]
+        grown: list[nn.Module] = [
+            Block(w, size, given["block"], norm, act) for w, size in zip(widths[:-1], sizes)
+        ]
+        if given["thin_top"]:
+            grown[:1] = [Thin(widths[0], sizes[0], norm, act)] if grown else []
         self.strides = strides(isotropic)
         self.multiple = product(self.strides)
         self.grey = Grey(given["mean"], given["std"])
         self.stem = conv_norm(channels_in, widths[0], stem, norm)
         self.act = activation(act)
-        self.encode = nn.ModuleList(
-            nn.Identity() if level == 0 and given["thin_top"] else block(level)
-            for level in range(len(widths))
+        self.encode = nn.ModuleList([nn.Identity(), *blocks[1:]] if given["thin_top"] else blocks)
+        self.decode = nn.ModuleList(grown)
+        pairs = list(zip(widths, widths[1:], self.strides[1:]))
+        self.down = nn.ModuleList(shrink(fine, coarse, stride, norm) for fine, coarse, stride in pairs)
+        self.up = nn.ModuleList(
+            nn.ConvTranspose3d(coarse, fine, stride, stride) for fine, coarse, stride in pairs
         )
-        self.down, self.up, self.decode = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
-        for level, (fine, coarse) in enumerate(zip(widths, widths[1:])):
-            stride = self.strides[level + 1]
-            self.down.append(shrink(fine, coarse, stride, norm))
-            self.up.append(nn.ConvTranspose3d(coarse, fine, stride, stride))
-            self.decode.append(block(level))
         self.head = nn.Conv3d(widths[0], channels_out, head, padding=half(head))
 
     def forward(self, x: Tensor) -> Tensor:
