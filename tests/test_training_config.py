@@ -175,7 +175,7 @@ def configurations(draw):
 
 
 @given(configurations())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_what_to_yaml_writes_load_reads(tmp_path_factory, config):
     path = tmp_path_factory.mktemp("yaml") / "c.yaml"
     for comments in (True, False):
@@ -454,6 +454,7 @@ def test_siblings_are_read_and_say_what_is_done_otherwise(pytc):
     assert (config.solver.optimizer, config.solver.lr) == ("adamw", 0.001)
     config, _ = pytc(net="MODEL: {ARCHITECTURE: unetr}")
     assert (config.model.name, config.model.options["img_size"]) == ("monai:UNETR", [17, 257, 257])
+    assert "all_isotropic" not in config.model.options
 
 
 def test_the_files_of_k_neuronseg(pytc):
@@ -554,6 +555,41 @@ def test_an_error_names_the_line_of_the_key_that_it_is_about(pytc, tmp_path):
 def test_an_error_that_a_later_layer_corrects_is_none(pytc):
     config, _ = pytc("MODEL.OUT_PLANES=3", net="MODEL: {OUT_PLANES: 12}")
     assert config.target.outputs == 3
+
+
+def test_a_pytc_file_after_an_empty_base_has_pytc_defaults(write):
+    config, _ = load(write("", "base.yaml"), write(BASE))
+    assert config.solver.optimizer == "sgd"
+
+
+def test_what_is_translated_are_keys_of_segflow(write):
+    from segflow.training.layers import read
+    from segflow.training.pytc import Translator
+
+    made = Translator().translate(read(write(BASE), conf.is_section), whole=True)
+    assert {key for key in made if key not in conf.KEYS} == set()
+    for key, value in made.items():
+        if key not in ("loss", "target.heads"):
+            known = conf.KEYS[key]
+            assert (
+                conf.convert(value, known.kind, key, "", length=known.length, choices=known.choices) == value
+            )
+
+
+def test_the_parts_of_training_know_the_same_heads_losses_and_augmentations(pytc):
+    from segflow.training.augment.settings import complete
+    from segflow.training.losses import OWN
+    from segflow.training.targets import COMMON_KEYS, head_layout
+    from segflow.training.targets import HEAD_KEYS as MADE
+
+    assert {kind: {"kind", *keys} for kind, keys in HEAD_KEYS.items()} == {
+        kind: {*COMMON_KEYS, *keys} for kind, keys in MADE.items()
+    }
+    assert {name: keys for name, keys in OWN.items() if keys} == LOSS_OWN
+    assert set(OWN) == set(LOSSES)
+    assert complete(defaults().augment) == defaults().augment
+    complete(pytc()[0].augment)
+    assert head_layout(pytc(net=LONG)[0].target) == [("affinity", 3)] * 4
 
 
 # Contradictions

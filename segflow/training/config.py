@@ -103,11 +103,11 @@ def load(
     layers.append([s for s in from_words(overrides) for s in _spread(s)])
     values: dict[str, Any] = {}
     translator = Translator()
-    for number, layer in enumerate(layers):
+    for layer in layers:
         theirs = [s for s in layer if s.pytc]
-        whole = number == 0 and len(layers) > 1 and theirs and len(theirs) == len(layer)
         if theirs:
-            values |= translator.translate(theirs, whole=bool(whole))
+            first = not values and layer is not layers[-1]
+            values |= translator.translate(theirs, whole=first and len(theirs) == len(layer))
         for setting in layer:
             if not setting.pytc:
                 values |= _assign(setting)

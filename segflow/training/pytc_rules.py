@@ -73,7 +73,7 @@ def _network(r: Reader) -> Made:
     name, block = r["MODEL.ARCHITECTURE"], r["MODEL.BLOCK_TYPE"]
     monai = {"unetr": "monai:UNETR", "swinunetr": "monai:SwinUNETR"}
     if name in monai:
-        return {"model.name": monai[name]} | _transformer(r, name)
+        return {"model.name": monai[name], "model.options": _transformer(r, name)}
     if name not in ("unet_3d", "unet_plus_3d", "fpn_3d"):
         hint = did_you_mean(name, ["unet_3d", "unet_plus_3d", "fpn_3d", *monai])
         raise UsageError(
@@ -93,7 +93,7 @@ def _network(r: Reader) -> Made:
         "mean": r["DATASET.MEAN"],
         "std": r["DATASET.STD"],
     }
-    return {"model.name": "unet_3d"} | {f"model.options.{k}": v for k, v in options.items()}
+    return {"model.name": "unet_3d", "model.options": options}
 
 
 def _transformer(r: Reader, name: str) -> Made:
@@ -103,8 +103,7 @@ def _transformer(r: Reader, name: str) -> Made:
         keys = {"feature_size": "UNETR_FEATURE_SIZE", "hidden_size": "HIDDEN_SIZE", "mlp_dim": "MLP_DIM",
                 "num_heads": "UNETR_NUM_HEADS", "img_size": "INPUT_SIZE"}  # fmt: skip
     options = {ours: r[f"MODEL.{key}"] for ours, key in keys.items()}
-    options |= {"mean": r["DATASET.MEAN"], "std": r["DATASET.STD"]}
-    return {f"model.options.{key}": value for key, value in options.items()}
+    return options | {"mean": r["DATASET.MEAN"], "std": r["DATASET.STD"]}
 
 
 def _levels(r: Reader) -> Made:

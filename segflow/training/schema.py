@@ -47,9 +47,7 @@ def key(default: Any, doc: str, choices: tuple[str, ...] = (), length: int = 0) 
 class System:
     """The machine."""
 
-    gpus: int | None = key(
-        None, "GPUs of this host; null: all visible, or the CPU if there is none; 0: the CPU"
-    )
+    gpus: int | None = key(None, "GPUs of this host; null: all visible, or the CPU; 0: the CPU")
     workers: int = key(4, "processes that load and augment, for each GPU; 0: none")
     seed: int = key(0, "of every random stream; each rank and worker has its own from it")
     precision: str = key(
