@@ -621,7 +621,8 @@ def right():
         (["target.offsets=[[0, 0, -500]]"], "leaves the crop"),
         (["target.outputs=4"], "target.outputs is 4 and target.offsets has 3"),
         (["target.outputs=0"], "from 1 to 3"),
-        (["target.heads=foreground"], "the first must be affinity"),
+        (["target.heads=[foreground, affinity]"], "affinity must come first"),
+        (["target.heads=[]"], "target.heads is empty"),
         (["target.heads=[affinity, lsd]"], "loss has 1 lists and target.heads 2 heads"),
         (["target.heads=[{kind: affinity, offsets: [[0, 0, -1]]}]"], "target.heads[0] has offsets of its own"),
         (["target.erosion=-1"], "target.erosion is -1"),
@@ -647,6 +648,9 @@ def test_contradictions_are_refused(words, part):
 
 def test_what_is_right_passes():
     check(right())
+    config = right()
+    config.target.heads, config.target.offsets = [{"kind": "foreground"}], []  # PyTC's default
+    check(config)
     assert "inference.images" in refused(lambda: check(defaults(), inference=True))
     config = defaults()
     config.inference.images = ["a.tif"]

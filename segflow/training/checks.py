@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from segflow.errors import BoxError, UsageError
 from segflow.geometry import Box
-from segflow.training.schema import Config, Data
+from segflow.training.schema import Config, Data, Target
 
 
 def check(config: Config, *, inference: bool = False) -> None:
@@ -61,24 +61,11 @@ def _data(data: Data) -> None:
 
 
 def _target(config: Config) -> None:
-    target, kinds = config.target, [h.get("kind") for h in config.target.heads]
-    if kinds[:1] != ["affinity"]:
-        raise UsageError(
-            f"target.heads is {', '.join(map(str, kinds)) or 'empty'}; the first must be affinity, "
-            "which the exported network answers"
-        )
-    if "offsets" in target.heads[0]:
-        raise UsageError("target.heads[0] has offsets of its own; its offsets are target.offsets")
-    if not target.offsets:
-        raise UsageError("target.offsets is empty; give the z y x of each affinity, as [0, 0, -1]")
-    _offsets("target.offsets", target.offsets, config.model.patch_size)
-    for number, head in enumerate(target.heads[1:], 1):
-        _offsets(f"target.heads[{number}].offsets", head.get("offsets", []), config.model.patch_size)
-    if not 1 <= target.outputs <= len(target.offsets):
-        raise UsageError(
-            f"target.outputs is {target.outputs} and target.offsets has {len(target.offsets)}; "
-            f"set target.outputs from 1 to {len(target.offsets)}"
-        )
+    target, kinds = config.target, [str(h.get("kind")) for h in config.target.heads]
+    if not kinds:
+        raise UsageError("target.heads is empty; give one, as [{kind: affinity}]")
+    if "affinity" in kinds:
+        _affinity(target, kinds, config.model.patch_size)
     _least("target.erosion", target.erosion, 0)
     _least("target.dilation", target.dilation, 0)
     if len(config.loss) != len(kinds):
@@ -91,6 +78,25 @@ def _target(config: Config) -> None:
         for place, term in enumerate(terms):
             _least(f"loss[{number}][{place}].weight", term["weight"], 0)
             _least(f"loss[{number}][{place}].cap", term["cap"], 1)
+
+
+def _affinity(target: Target, kinds: list[str], patch: list[int]) -> None:
+    if kinds[0] != "affinity":
+        raise UsageError(
+            f"target.heads is {', '.join(kinds)}; affinity must come first, for the exported network answers it"
+        )
+    if "offsets" in target.heads[0]:
+        raise UsageError("target.heads[0] has offsets of its own; its offsets are target.offsets")
+    if not target.offsets:
+        raise UsageError("target.offsets is empty; give the z y x of each affinity, as [0, 0, -1]")
+    _offsets("target.offsets", target.offsets, patch)
+    for number, head in enumerate(target.heads[1:], 1):
+        _offsets(f"target.heads[{number}].offsets", head.get("offsets", []), patch)
+    if not 1 <= target.outputs <= len(target.offsets):
+        raise UsageError(
+            f"target.outputs is {target.outputs} and target.offsets has {len(target.offsets)}; "
+            f"set target.outputs from 1 to {len(target.offsets)}"
+        )
 
 
 def _offsets(key: str, offsets: list[list[int]], patch: list[int]) -> None:

@@ -103,6 +103,8 @@ def _transformer(r: Reader, name: str) -> Made:
         keys = {"feature_size": "UNETR_FEATURE_SIZE", "hidden_size": "HIDDEN_SIZE", "mlp_dim": "MLP_DIM",
                 "num_heads": "UNETR_NUM_HEADS", "img_size": "INPUT_SIZE"}  # fmt: skip
     options = {ours: r[f"MODEL.{key}"] for ours, key in keys.items()}
+    if name == "unetr":
+        options["multiple"] = r["MODEL.INPUT_SIZE"]  # it takes this size only
     return options | {"mean": r["DATASET.MEAN"], "std": r["DATASET.STD"]}
 
 
