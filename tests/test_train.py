@@ -37,6 +37,7 @@ DATA = Path(__file__).parent / "data"
 
 @pytest.fixture(autouse=True)
 def _quiet(caplog: pytest.LogCaptureFixture) -> None:
+    torch.set_num_threads(1)  # the networks are too small for more
     caplog.set_level(logging.INFO, "segflow")
     logging.getLogger("segflow").propagate = True
 
@@ -155,7 +156,7 @@ def test_fine_tuning_says_what_fits(config: Config, tmp_path: Path, caplog: pyte
     with pytest.raises(ModelError, match=r"no tensor of .*other\.pth\.tar fits"):
         fit(config, checkpoint=str(tmp_path / "other.pth.tar"), fine_tune=True)
     config.output_path = str(tmp_path / "strict")
-    with pytest.raises(ModelError, match="is of another network"):
+    with pytest.raises(ModelError, match="weights of another network"):
         fit(config, checkpoint=str(tmp_path / "out" / "checkpoint_00001.pt"))
 
 
@@ -188,10 +189,10 @@ def test_what_holds_code_is_not_run(config: Config, tmp_path: Path) -> None:
 def test_overfits_one_crop(config: Config) -> None:
     config.data.boxes, config.augment = ["0-8_0-32_0-32"], {}
     config.loss = [[{"name": "bce", "weight": 1.0, "balance": False, "cap": 19.0}]]
-    config.solver.iterations, config.solver.lr, config.solver.warmup = 60, 0.03, 0
+    config.solver.iterations, config.solver.lr, config.solver.warmup = 25, 0.05, 0
     fit(config)
     found = losses(config.output_path)
-    assert np.mean(found[-2:]) < 0.6 * found[0]
+    assert np.mean(found[-2:]) < 0.7 * found[0]
 
 
 def test_accumulated_batches_are_one_batch(config: Config, tmp_path: Path) -> None:
@@ -487,3 +488,31 @@ def test_command_shows_plans_and_refuses(segflow: Callable[..., Any], yaml: Path
     assert "torch.distributed.run" in segflow("train", "--config-file", yaml, "--distributed", code=2).last
     assert "--checkpoint FILE" in segflow("train", "--config-file", yaml, "--fine-tune", code=2).last
     assert "nothing to train on" in segflow("train", code=2).last
+
+
+def test_inference_flag_writes_affinities_as_pytc(
+    segflow: Callable[..., Any], yaml: Path, config: Config, crop: tuple[str, str], tmp_path: Path
+) -> None:
+    assert "inference.images" in segflow("train", "--inference", "--config-file", yaml, code=2).last
+    words = ["train", "--config-file", yaml, f"inference.images=['{crop[0]}']", "solver.iterations=1"]
+    assert "--checkpoint FILE" in segflow(*words, "--inference", code=2).last
+    segflow(*words)
+    segflow(*words, "--inference")
+    with h5py.File(Path(config.output_path) / "result.h5") as file:
+        from_model = file["vol0"][:]
+        assert file["vol0"].attrs["offsets"].tolist() == [[-1, 0, 0], [0, -1, 0], [0, 0, -1]]
+    saved = Path(config.output_path) / "checkpoint_00001.pt"
+    segflow(*words, "--inference", "--checkpoint", saved, "inference.output_name=again.h5")
+    with h5py.File(Path(config.output_path) / "again.h5") as file:
+        np.testing.assert_array_equal(from_model, file["vol0"][:])
+    assert from_model.shape == (3, 20, 64, 64)
+    model = Path(config.output_path) / "model.pt"
+    segflow("read-tif", "-f", crop[0], "inference", "-f", "pytorch", "--convnet-model", model, "--patch-size",
+            8, 32, 32, "--patch-overlap", 4, 16, 16, "--mask-output-chunk", "--output-dtype", "uint8",
+            "write-h5", "-f", tmp_path / "a.h5")  # fmt: skip
+    with h5py.File(tmp_path / "a.h5") as file:
+        difference = from_model.astype(int) - file["main"][:][::-1].astype(int)
+        assert abs(difference).max() <= 1  # x, y, z there
+    segflow(*words, "--inference", "inference.augment=true", "inference.output_name=turned.h5")
+    with h5py.File(Path(config.output_path) / "turned.h5") as file:
+        assert abs(file["vol0"][:].astype(int) - from_model).max() > 0

@@ -153,25 +153,29 @@ def load_fitting(net: nn.Module, weights: dict[str, Tensor], path: str | Path) -
     return result
 
 
-def load_exactly(net: nn.Module, weights: dict[str, Tensor], path: str | Path) -> None:
-    """Load weights that must be those of this network.
+def load_exactly(
+    net: nn.Module,
+    weights: dict[str, Tensor],
+    path: str | Path,
+    advice: str = "--fine-tune takes what fits and begins at iteration 0",
+) -> None:
+    """Load weights that must be those of this network; ``advice`` ends the message where they are not.
 
     Raises:
         ModelError: a tensor is missing, unknown or of another shape.
     """
     own = net.state_dict()
-    wrong = [n for n in {**own, **weights} if n not in own or n not in weights]
+    weights = {n: t for n, t in weights.items() if n in own or not n.endswith(COUNTER)}
+    names = [n for n in {**own, **weights} if not n.endswith(COUNTER)]
+    wrong = [n for n in names if n not in own or n not in weights]
     wrong += [
         f"{n} {_shape(t)} instead of {_shape(own[n])}"
         for n, t in weights.items()
         if n in own and own[n].shape != t.shape
     ]
     if wrong:
-        raise ModelError(
-            f"{path} is of another network, so it cannot go on there: {_some(wrong)} differ; "
-            "--fine-tune loads what fits"
-        )
-    net.load_state_dict(weights)
+        raise ModelError(f"{path} holds the weights of another network: {_some(wrong)} differ; {advice}")
+    net.load_state_dict(weights, strict=False)
 
 
 def _some(names: list[str]) -> str:

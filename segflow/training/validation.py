@@ -44,9 +44,11 @@ def nearest_channels(config: Config, layout: list[tuple[str, int]]) -> list[int]
 class Answers:
     """A network as ``infer`` calls it: sigmoid of some channels of its logits."""
 
-    def __init__(self, net: nn.Module, channels: list[int], device: torch.device, context: Context) -> None:
+    def __init__(
+        self, net: nn.Module, channels: list[int], device: torch.device, context: Context, offsets: Any
+    ) -> None:
         self.net, self.channels, self.device, self.context = net, channels, device, context
-        self.offsets = DEFAULT_OFFSETS
+        self.offsets = offsets
 
     def __call__(self, batch: NDArray[np.float32]) -> Any:
         with torch.inference_mode(), self.context():
@@ -121,7 +123,7 @@ class Validation:
         """Give for each volume its voxels and an array (threshold, voi | are)."""
         if not self.segments or self.channels is None:
             return []
-        answers = Answers(net, self.channels, device, context)
+        answers = Answers(net, self.channels, device, context, DEFAULT_OFFSETS)
         mine = [self._table(v, answers) for v in self.volumes[self.rank :: self.world]]
         return [x for part in shared(mine, self.world) for x in part]
 
