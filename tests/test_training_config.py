@@ -621,7 +621,7 @@ def right():
         (["target.offsets=[[0, 0, -500]]"], "leaves the crop"),
         (["target.outputs=4"], "target.outputs is 4 and target.offsets has 3"),
         (["target.outputs=0"], "from 1 to 3"),
-        (["target.heads=[foreground, affinity]"], "affinity must come first"),
+        (["target.heads=[foreground, affinity]"], "affinity must be the first"),
         (["target.heads=[]"], "target.heads is empty"),
         (["target.heads=[affinity, lsd]"], "loss has 1 lists and target.heads 2 heads"),
         (["target.heads=[{kind: affinity, offsets: [[0, 0, -1]]}]"], "target.heads[0] has offsets of its own"),

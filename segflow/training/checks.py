@@ -82,9 +82,7 @@ def _target(config: Config) -> None:
 
 def _affinity(target: Target, kinds: list[str], patch: list[int]) -> None:
     if kinds[0] != "affinity":
-        raise UsageError(
-            f"target.heads is {', '.join(kinds)}; affinity must come first, for the exported network answers it"
-        )
+        raise UsageError(f"target.heads is {', '.join(kinds)}; affinity must be the first, which is exported")
     if "offsets" in target.heads[0]:
         raise UsageError("target.heads[0] has offsets of its own; its offsets are target.offsets")
     if not target.offsets:

@@ -38,10 +38,7 @@ def describe(config: Config) -> str:
     """Give the merged configuration for ``--dry-run``: YAML without comments; an augmentation that is
     off is one line.
     """
-    lines: list[str] = []
-    for line in to_yaml(config, comments=False).splitlines():
-        lines.append(line)
-    text = "\n".join(lines)
+    text = to_yaml(config, comments=False)
     for name, settings in config.augment.items():
         if not settings.get("p"):
             text = re.sub(rf"(?m)^  {name}:\n(?:    .*\n?)+", f"  {name}: off\n", text)
@@ -56,14 +53,12 @@ def flow(value: Any) -> str:
         return "[" + ", ".join(flow(v) for v in value) + "]"
     if isinstance(value, str):
         return _text(value)
-    if isinstance(value, float) and math.isfinite(value):
-        text = repr(value)
-        return text if "." in text or "e" not in text else text.replace("e", ".0e")
-    return (
-        {None: "null", True: "true", False: "false"}.get(value, str(value))
-        if value is None or isinstance(value, bool)
-        else str(value)
-    )
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    text = repr(value)
+    return text.replace("e", ".0e") if "e" in text and "." not in text else text  # 1e-05 is a text in YAML
 
 
 def _text(value: str) -> str:
