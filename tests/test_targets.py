@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from segflow.errors import ChunkError, UsageError
+from segflow.training.label_kernels import number
 from segflow.training.shape_descriptors import shape_descriptors
 from segflow.training.targets import affinities, dilate, erode, head_layout, make_targets, relabel
 
@@ -26,7 +27,8 @@ def row(*ids, dtype=np.int64):
 
 
 def target(*heads, **changes):
-    keys = {"offsets": NEAREST, "erosion": 0, "dilation": 0, "mask_first_planes": True} | changes
+    keys = {"offsets": NEAREST, "erosion": 0, "dilation": 0, "mask_first_planes": True}
+    keys |= {"relabel": False} | changes
     return SimpleNamespace(heads=list(heads) or [{"kind": "affinity"}], **keys)
 
 
@@ -268,6 +270,34 @@ def test_pieces_of_a_torn_object_are_objects_of_their_own():
     assert make_targets(labels, None, whole)[0][0, 0, 0].tolist() == [0, 0, 0, 1, 1]
     pieces = target(offsets=[[0, 0, -3]], relabel=True)
     assert make_targets(labels, None, pieces)[0][0, 0, 0].tolist() == [0, 0, 0, 0, 0]
+
+
+def test_pieces_that_the_unknown_may_join_stay_one_object():
+    labels = row(7, 7, 0, 7, 7, 0, 8, 0, 0, 8)
+    mask = row(1, 1, 0, 1, 1, 1, 1, 1, 1, 1).astype(bool)
+    pieces = target(offsets=[[0, 0, -3]], relabel=True)
+    values, known, _ = make_targets(labels, mask, pieces)
+    assert values[0, 0, 0].tolist() == [0, 0, 0, 1, 1, 0, 0, 0, 0, 0]
+    assert known[0, 0, 0].tolist() == [0, 0, 0, 1, 1, 0, 1, 1, 1, 1]
+    for unknown in ((0, 1, 1), (2, 1, 1)):  # a section before and after counts as touching
+        labels, mask = np.zeros((3, 3, 3), int), np.ones((3, 3, 3), bool)
+        labels[1, 0, 0] = labels[1, 2, 2] = 5
+        mask[unknown] = False
+        settings = target(offsets=[[0, 2, 2]], relabel=True)
+        assert make_targets(labels, mask, settings)[0][0, 1, 0, 0] == 1
+        assert make_targets(labels, None, settings)[0][0, 1, 0, 0] == 0
+
+
+def test_many_ids_are_numbered_as_they_appear():
+    rng = np.random.default_rng(0)
+    ids = rng.integers(0, 2**63, 6000, np.uint64)[rng.integers(0, 6000, (4, 50, 50))]
+    ids[0, 0, :3] = 0
+    dense = np.empty(ids.shape, np.int32)
+    count = number(ids, dense)
+    assert count == len(np.unique(ids)) - 1 == dense.max()
+    assert len(np.unique(np.stack([ids.ravel(), dense.ravel().astype(np.uint64)]), axis=1).T) == count + 1
+    firsts = dense.ravel()[np.sort(np.unique(dense, return_index=True)[1])]
+    assert firsts.tolist() == list(range(count + 1))
 
 
 def test_first_planes_may_be_guessed():

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from segflow.training.sources import Volume, inside
-from segflow.training.targets import make_targets
+from segflow.training.targets import head_layout, make_targets
 
 if TYPE_CHECKING:
     from segflow.training.schema import Config
@@ -138,7 +138,7 @@ def as_sample(
     config: Config, image: NDArray[np.float32], labels: NDArray[np.int64], mask: NDArray[np.bool_]
 ) -> Sample:
     """Give image, target and known as tensors; the targets are computed last."""
-    target, known, _ = make_targets(labels, mask, config.target)
+    target, known, _ = make_targets(labels, mask, config.target, config.data.voxel_size)
     arrays = (image[np.newaxis], target, known)
     image_, target_, known_ = (torch.from_numpy(np.ascontiguousarray(a, np.float32)) for a in arrays)
     return image_, target_, known_
@@ -146,8 +146,7 @@ def as_sample(
 
 def layout_of(config: Config) -> list[tuple[str, int]]:
     """Give the heads and how many channels each has."""
-    empty = np.zeros(tuple(config.model.patch_size), np.int64)
-    return make_targets(empty, np.ones(empty.shape, bool), config.target)[2]
+    return head_layout(config.target, config.model.patch_size)
 
 
 def _begin_worker(_number: int) -> None:

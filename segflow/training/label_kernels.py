@@ -114,27 +114,24 @@ def _row_masked(
 
 @njit()
 def number(ids: NDArray[Any], dense: NDArray[np.int32]) -> int:
-    """Write 1, 2 ... n for the ids in order of appearance, 0 for 0; give n."""
-    mask = 1023
-    keys = np.zeros(mask + 1, ids.dtype)
-    codes = np.zeros(mask + 1, np.int32)
-    found, last, code = 0, ids.dtype.type(0), np.int32(0)
-    flat, made = ids.ravel(), dense.ravel()
-    for i in range(len(flat)):
-        if flat[i] != last:
-            last = flat[i]
-            code = np.int32(0)
-            if last != 0:
-                slot = _slot(keys, last, mask)
-                if keys[slot] == 0:
-                    found += 1
-                    keys[slot], codes[slot] = last, found
-                    if 2 * found > mask:
-                        keys, codes = _grown(keys, codes)
-                        mask = len(keys) - 1
-                        slot = _slot(keys, last, mask)
-                code = codes[slot]
-        made[i] = code
+    """Write 1, 2 ... n for the ids in order of appearance, 0 for 0; give n. Both arrays in C order."""
+    keys, codes = np.zeros(1024, ids.dtype), np.zeros(1024, np.int32)
+    flat, made = ids.reshape(-1), dense.reshape(-1)
+    found, i = 0, 0
+    while i < len(flat):
+        value, code = flat[i], np.int32(0)
+        if value != 0:
+            slot = _slot(keys, value, len(keys) - 1)
+            if keys[slot] == 0:
+                found += 1
+                keys[slot], codes[slot] = value, found
+                if 2 * found > len(keys):
+                    keys, codes = _grown(keys, codes)
+                    slot = _slot(keys, value, len(keys) - 1)
+            code = codes[slot]
+        while i < len(flat) and flat[i] == value:  # a run
+            made[i] = code
+            i += 1
     return found
 
 

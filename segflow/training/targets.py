@@ -34,6 +34,7 @@ class Target(Protocol):
     """What ``make_targets`` reads of ``config.target``."""
 
     offsets: list[list[int]]
+    relabel: bool
     erosion: int
     dilation: int
     heads: list[dict[str, Any]]
@@ -138,11 +139,15 @@ def affinities(
     return values, known
 
 
-def head_layout(target: Target) -> list[tuple[str, int]]:
+def head_layout(target: Target, size: Sequence[int] | None = None) -> list[tuple[str, int]]:
     """Give (kind, number of channels) of each head, in order; the network needs their sum.
 
+    Args:
+        target: the configuration's section ``target``.
+        size: of the crops, zyx voxels; None: offsets are not compared with it.
+
     Raises:
-        UsageError: no head, an unknown kind or key, or offsets that are none.
+        UsageError: no head, an unknown kind or key, offsets that are none or leave the crop everywhere.
     """
     if not target.heads:
         raise UsageError("target.heads is empty; give one, as [{kind: affinity}]")
@@ -157,8 +162,10 @@ def head_layout(target: Target) -> list[tuple[str, int]]:
             if word not in allowed:
                 near = did_you_mean(str(word), allowed)
                 raise UsageError(f"target.heads[{place}] ({kind}): no key '{word}'{near}")
-        channels = {"affinity": len(_offsets(head.get("offsets", target.offsets))), "lsd": 10}
-        layout.append((kind, channels.get(kind, 1)))
+        channels = 10 if kind == "lsd" else 1
+        if kind == "affinity":
+            channels = len(_offsets(head.get("offsets", target.offsets), size))
+        layout.append((kind, channels))
     return layout
 
 
@@ -170,8 +177,9 @@ def make_targets(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], list[tuple[str, int]]]:
     """Give what a network shall answer for a crop, and where that is known.
 
-    The labels of unknown voxels are set to 0 first, then objects are split into connected pieces (if
-    ``target.relabel``), eroded, dilated, and each head is made. A head may have an ``erosion`` and
+    The labels of unknown voxels are set to 0 first; then objects are split into connected pieces (if
+    ``target.relabel``, and unless they touch what is unknown and may join them), eroded, dilated, and
+    each head is made. A head may have an ``erosion`` and
     ``dilation`` of its own. The heads, all in [0, 1]:
 
     - affinity (``offsets``: those of the target): see ``affinities``;
@@ -198,30 +206,48 @@ def make_targets(
         ChunkError: shapes that differ, not zyx, or no integers.
         UsageError: a head that is none, or that cannot be made for a crop of this size.
     """
-    layout = head_layout(target)
     ids = _ids(labels)
+    layout = head_layout(target, ids.shape)
     valid = _mask(mask, ids)
     if valid is not None:
         ids = np.where(valid, ids, ids.dtype.type(0))
     shape = (sum(channels for _, channels in layout), *ids.shape)
     values, known = np.empty(shape, np.float32), np.empty(shape, np.float32)
     first = 0
-    changed = cache(lambda *change: _changed(ids, *change))
+    changed = cache(lambda *change: _changed(ids, valid, *change))
     for head, (kind, channels) in zip(target.heads, layout):
         part = slice(first, first + channels)
         first += channels
-        pieces = getattr(target, "relabel", False) and "ids" not in head
+        pieces = bool(target.relabel) and "ids" not in head
         widths = (head.get("erosion", target.erosion), head.get("dilation", target.dilation))
         mine = changed(pieces, *widths)
         _HEADS[kind](_Part(mine, valid, head, target, voxel_size, values[part], known[part]))
     return values, known, layout
 
 
-def _changed(ids: Labels, pieces: bool, erosion: int, dilation: int) -> Labels:
+def _changed(ids: Labels, valid: Mask | None, pieces: bool, erosion: int, dilation: int) -> Labels:
     """Give labels split into pieces, eroded and dilated."""
-    ids = relabel(ids) if pieces else ids
+    ids = _pieces(ids, valid) if pieces else ids
     ids = erode(ids, erosion) if erosion else ids
     return dilate(ids, dilation) if dilation else ids
+
+
+def _pieces(ids: Labels, valid: Mask | None) -> Labels:
+    """Split objects into connected pieces, but not those that touch what is unknown: it may join them."""
+    from segflow.training.label_kernels import number
+
+    pieces = relabel(ids)
+    if valid is None:
+        return pieces
+    beside = _window(~valid, 1)
+    near = beside.copy()
+    near[1:] |= beside[:-1]
+    near[:-1] |= beside[1:]
+    dense = np.empty(ids.shape, np.int32)
+    touched = np.zeros(number(ids, dense) + 1, np.bool_)
+    touched[dense[near]] = True
+    touched[0] = False
+    return np.where(touched[dense], dense.astype(np.uint32) + pieces.max(), pieces)
 
 
 @dataclass(frozen=True)
@@ -266,12 +292,15 @@ def _width(width: Any, what: str) -> int:
     return int(width)
 
 
-def _offsets(offsets: Sequence[Sequence[int]]) -> NDArray[np.int64]:
-    """Check a list of zyx triples."""
+def _offsets(offsets: Sequence[Sequence[int]], size: Sequence[int] | None = None) -> NDArray[np.int64]:
+    """Check a list of zyx triples, and that each joins voxels of a crop of this size."""
     for offset in offsets:
         if len(offset) != 3 or any(o != int(o) for o in offset) or not any(offset):
+            raise UsageError(f"target.offsets: {list(offset)} is no offset; give z y x, as [-1, 0, 0]")
+        if size is not None and any(abs(o) >= s for o, s in zip(offset, size, strict=True)):
             raise UsageError(
-                f"target.offsets: {list(offset)} is no offset; give z y x in voxels, as [-1, 0, 0]"
+                f"target.offsets: {list(offset)} leaves a crop of {' '.join(map(str, size))} voxels "
+                "everywhere; take a larger model.patch_size or leave this offset out"
             )
     if not len(offsets):
         raise UsageError("target.offsets is empty; give z y x triples, as [[0, 0, -1], [0, -1, 0]]")
@@ -313,12 +342,6 @@ def _join(
 
 def _affinity(part: _Part) -> None:
     offsets = part.head.get("offsets", part.target.offsets)
-    for offset in offsets:
-        if any(abs(o) >= size for o, size in zip(offset, part.ids.shape)):
-            raise UsageError(
-                f"target.offsets: {list(offset)} leaves a crop of {part.ids.shape} everywhere; "
-                "take a larger model.patch_size or leave this offset out"
-            )
     padded = not part.target.mask_first_planes
     _join(part.ids, part.valid, offsets, padded, part.values, part.known)
 

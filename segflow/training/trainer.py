@@ -77,6 +77,7 @@ class Training:
         self.folder = Path(config.output_path).expanduser()
         self.volumes, self.validation = volumes, validation
         self.voxel_size = voxel_size_of(config, volumes)
+        config.data.voxel_size = list(self.voxel_size) if self.voxel_size else None  # targets need it
         self.layout = layout_of(config)
         self.loss = make_loss(config.loss, self.layout)
         self.iteration = 0
