@@ -26,7 +26,7 @@ def to_yaml(config: Config, *, comments: bool = True) -> str:
         elif field.name == "augment":
             lines += [
                 "",
-                f"augment:{_comment('Of crops and labels, in this order; p: probability.', comments)}",
+                f"augment:{_comment('Changes of crops before they are learned; p: probability, 0: off.', comments)}",
             ]
             lines += _augment(value, comments)
         else:
