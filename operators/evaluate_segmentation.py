@@ -32,6 +32,7 @@ MORE = {
 }
 RULED = {"adapted_rand_error": "Adapted Rand error", "cremi_score": "CREMI score"}
 RUNS = {"erl": "Expected run length", "erl_truth": "Expected run length, perfect", "nerl": "NERL"}
+PICTURE = "thresholds.png"
 CURVE = {"threshold": "threshold", "voi_split": "VOI split", "voi_merge": "VOI merge", "voi": "VOI",
          "adapted_rand_error": "adapted Rand error", "nerl": "NERL"}  # fmt: skip
 
@@ -44,6 +45,8 @@ def plan(plan: Plan, options: dict[str, Any]) -> None:
     rules_named(options["rules"] or "plain")
     curve = options["thresholds"] is not None
     path = options["path"]
+    if not curve and (options["picture"] != PICTURE or options["fragments"]):
+        raise UsageError("--plot and --fragments belong to --thresholds: give some, as 0.1:0.9:0.1")
     if curve:
         parse_thresholds(options["thresholds"])
         path = path or beside(options["picture"])
@@ -79,7 +82,8 @@ def check_shapes(plan: Plan, segmentation: str, groundtruth: str, curve: bool) -
         if spec.shape:
             shapes[name] = spec.shape[1:] if len(spec.shape) == 4 and spec.shape[0] == 1 else spec.shape
             if len(shapes[name]) != 3:
-                raise UsageError(f"'{name}' is not zyx labels: its shape is {spec.shape}")
+                hint = "; --thresholds merges affinities" if len(spec.shape) == 4 else ""
+                raise UsageError(f"'{name}' is not zyx labels: its shape is {spec.shape}{hint}")
     if len(set(shapes.values())) > 1:
         (a, one), (b, two) = shapes.items()
         raise UsageError(f"'{a}' has the shape {one}, but '{b}' {two}; cut both to the same box")
@@ -108,7 +112,7 @@ def check_shapes(plan: Plan, segmentation: str, groundtruth: str, curve: bool) -
         "report, voxels.")  # fmt: skip
 @option("--thresholds", metavar="START:STOP:STEP", default=None,
         help="Merge affinities once, and score them at each threshold (or a list with commas).")  # fmt: skip
-@option("--plot", "picture", metavar="FILE.png", default="thresholds.png",
+@option("--plot", "picture", metavar="FILE.png", default=PICTURE,
         help="Picture for --thresholds; the numbers go beside it, as .json.")  # fmt: skip
 @limit_options
 @name_in("fragments", "-f", "--fragments", default=None,
@@ -137,7 +141,7 @@ def evaluate_segmentation(
     border: float | None = None,
     size_threshold: int = 1000,
     thresholds: str | None = None,
-    picture: str = "thresholds.png",
+    picture: str = PICTURE,
     aff_threshold_low: float = 0.0001,
     aff_threshold_high: float = 0.9999,
     fragments: Chunk | None = None,
@@ -224,8 +228,6 @@ def over_thresholds(
     limits: dict[str, Any],
 ) -> tuple[dict[str, Any], Chunk]:
     """Score affinities merged to each threshold; give the scores and the best segmentation."""
-    from fractions import Fraction
-
     from segflow.segmentation.curves import Merging, best, parse_thresholds, score_curve
 
     def segmented(array: Any) -> Chunk:
@@ -238,14 +240,9 @@ def over_thresholds(
     at = parse_thresholds(thresholds)
     merging = Merging(affinities, at[-1], **limits)
     rows = score_curve(merging, groundtruth, at, rules, size_threshold, traced if runs else None)
-    found: dict[str, Any] = {
-        "rules": vars(rules),
-        "best": best(rows),
-        "best_voi": best(rows, "voi"),
-        "thresholds": rows,
-    }
-    chosen = Fraction(str(found["best"]["threshold"])).limit_denominator(10**9)
-    return found, segmented(merging.segmented(chosen))
+    least = best(rows)
+    found = {"rules": vars(rules), "best": least, "best_voi": best(rows, "voi"), "thresholds": rows}
+    return found, segmented(merging.segmented(at[rows.index(least)]))
 
 
 def draw(scores: dict[str, Any], picture: str, chunk: Chunk, state: State | None) -> None:

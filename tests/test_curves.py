@@ -294,6 +294,29 @@ def test_suggest_on_the_command_line(tmp_path, segflow, small):
     assert Image.open(place).size == (1560, 380)
 
 
+def test_a_picture_for_each_task(tmp_path, segflow):
+    np.save(tmp_path / "affs.npy", np.ones((3, 4, 8, 8), np.float32))
+    np.save(tmp_path / "gt.npy", np.ones((4, 8, 8), np.uint8))
+    read = [w for n in ("affs", "gt") for w in ("read-npy", "-f", tmp_path / f"{n}.npy", "-o", n)]
+    line = ["generate-tasks", "-c", 4, 8, 8, "-g", 2, 1, 1, *read,
+            "evaluate-segmentation", "-s", "affs", "-g", "gt", "--thresholds", "0.5"]  # fmt: skip
+    assert "thresholds.png" in segflow("--quiet", *line, code=2).err
+    segflow("--quiet", *line, "--plot", f"{tmp_path}/curves/")
+    names = sorted(p.name for p in (tmp_path / "curves").iterdir())
+    assert names == [f"{z}_0-8_0-8.{e}" for z in ("0-4", "4-8") for e in ("json", "png")]
+
+
+def test_affinities_without_fragments():
+    nothing = Chunk(np.zeros((3, 4, 5, 6), np.uint8), layer_type="affinity_map")
+    merged = Merging(nothing, Fraction(1, 2))
+    row = score_curve(merged, Chunk(np.ones((4, 5, 6), np.uint8)), [Fraction(1, 2)])[0]
+    assert (row["voi"], row["adapted_rand_error"]) == (0, 0)  # all is one segment, as the truth is
+    with pytest.raises(ChunkError, match="no fragments"):
+        size_curve(merged, SOME[:2])
+    with pytest.raises(ChunkError, match="same box"):
+        score_curve(merged, Chunk(np.ones((4, 5, 5), np.uint8)), SOME[:1])
+
+
 @pytest.mark.parametrize(
     ("words", "text"),
     [
@@ -303,6 +326,8 @@ def test_suggest_on_the_command_line(tmp_path, segflow, small):
             "affinities, czyx",
         ),
         (["evaluate-segmentation", "-s", "gt", "-g", "gt", "--rules", "snemi"], "did you mean 'snemi3d'"),
+        (["evaluate-segmentation", "-s", "gt", "-g", "gt", "--plot", "c.png"], "belong to --thresholds"),
+        (["evaluate-segmentation", "-s", "affs", "-g", "gt"], "--thresholds merges affinities"),
         (["evaluate-segmentation", "-s", "gt"], "no chunk named 'groundtruth'"),
         (
             ["evaluate-segmentation", "-s", "affs", "-g", "gt", "--thresholds", "0.5", "--plot", "x.jpg"],
