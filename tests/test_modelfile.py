@@ -29,6 +29,16 @@ ARCHITECTURE = {
 }  # fmt: skip
 
 
+class Evil:
+    """Runs code where it is unpickled."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
+
+
 def network(architecture=ARCHITECTURE):
     torch.manual_seed(3)
     net = build_from(architecture)
@@ -78,6 +88,13 @@ def test_the_same_network_gives_the_same_bytes(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.pt", "other.name"]
 
 
+def test_scores_of_numpy_and_nan_are_kept_as_numbers_and_null(tmp_path):
+    scores = [np.float32(0.5), np.float64("nan"), float("inf"), np.int64(3), torch.tensor(2)]
+    write(tmp_path / "m.pt", record={"scores": scores})
+    assert load_model(tmp_path / "m.pt")[1]["record"] == {"scores": [0.5, None, None, 3, 2]}
+    assert read_header(tmp_path / "m.pt")["record"] == {"scores": [0.5, None, None, 3, 2]}
+
+
 def test_half_precision_is_half_as_large_and_close(tmp_path):
     architecture = ARCHITECTURE | {"widths": [16, 32]}
     net = write(tmp_path / "a.pt", model=architecture)
@@ -100,16 +117,6 @@ def test_the_header_is_read_without_torch_and_survives_another_torch_save(model,
     code = "import sys; from segflow.inference.header import read_header; read_header(sys.argv[1]); " \
            "sys.exit('torch' in sys.modules)"  # fmt: skip
     assert os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", code, str(model[0])]) == 0
-
-
-class Evil:
-    """Runs code where it is unpickled."""
-
-    def __init__(self, mark):
-        self.mark = mark
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.mark),)
 
 
 @pytest.mark.parametrize("kind", ["zip", "old", "pickle"])
@@ -160,8 +167,8 @@ def test_other_files_of_torch_are_told_apart(tmp_path):
         ({"offsets": OFFSETS[:2]}, "header"),
         ({"patch_size": (8, 32)}, "header"),
         ({"voxel_size": (30, 6, 0)}, "header"),
-        ({"record": {"a": np.float32(1)}}, "plain values"),
-        ({"record": {"a": float("nan")}}, "plain values"),
+        ({"record": {"a": np.zeros(2)}}, "plain values"),
+        ({"record": {"a": Evil}}, "plain values"),
         ({"model": ARCHITECTURE | {"widths": [4, 4]}}, "do not fit the architecture"),
     ],
 )

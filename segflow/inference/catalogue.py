@@ -30,7 +30,7 @@ def about(name: str) -> dict[str, Any]:
         path = Path(file)
     found: dict[str, Any] = dict(header_of(path) or {})
     if "record" in found:
-        found.setdefault("trained_on", found["record"].get("trained_on", "data not named"))
+        found.setdefault("trained_on", _data(found["record"]))
     if not Path(name).is_file():
         found = _described(path.with_name(ABOUT)) | found
     kept = Path(weights or path)
@@ -50,6 +50,12 @@ def line(name: str, found: dict[str, Any]) -> str:
         f"licence {found.get('licence') or 'unknown'}",
     ]
     return "  ".join(word for word in words if word)
+
+
+def _data(record: dict[str, Any]) -> str:
+    """Give what a network was trained on, as the record of its training names it."""
+    images = record.get("config", {}).get("data", {}).get("images", [])
+    return str(record.get("trained_on") or ", ".join(Path(i).name for i in images) or "data not named")
 
 
 def _described(path: Path) -> dict[str, Any]:

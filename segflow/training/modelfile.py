@@ -23,6 +23,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import math
 import pickle
 import zipfile
 from collections.abc import Sequence
@@ -77,7 +78,7 @@ def save_model(
         offsets: of the affinities (zyx voxels), at least one for each output; None for other maps.
         voxel_size: of the training data, zyx, nm; None if unknown.
         patch_size: zyx voxels, used by ``inference`` where the line names none.
-        record: how it was trained: values that JSON can hold.
+        record: how it was trained: values that JSON can hold; NaN and infinite ones become null.
         licence: of the weights, in one line.
         outputs: how many of the first channels it is to answer with.
         half: keep weights in float16, half as large; they are float32 again when read.
@@ -91,9 +92,8 @@ def save_model(
         "patch_size": patch_size, "record": record, "licence": licence,
         "parameters": sum(p.numel() for p in module.parameters()),
     }  # fmt: skip
-    header = plain(header)
     try:
-        text = json.dumps(header, indent=1, sort_keys=True, allow_nan=False)
+        text = json.dumps(_finite(plain(header)), indent=1, sort_keys=True, default=_number)
     except (TypeError, ValueError) as error:
         raise ModelError(f"{path}: a model file holds plain values only: {error}") from error
     header = checked(json.loads(text), str(path))
@@ -172,6 +172,22 @@ def export_onnx(path: str | Path, out: str | Path) -> None:
     program.model.metadata_props[METADATA] = json.dumps(header, sort_keys=True)
     with replacing(out) as beside:
         program.save(str(beside))
+
+
+def _number(value: Any) -> Any:
+    """Give a scalar of numpy or torch as Python's; raise TypeError for all else."""
+    if getattr(value, "shape", None) == ():
+        return _finite(value.item())
+    raise TypeError(f"{type(value).__name__} is none")
+
+
+def _finite(value: Any) -> Any:
+    """Give None for infinite numbers and NaN, all the way down: JSON has none."""
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _example(header: dict[str, Any]) -> Tensor:
