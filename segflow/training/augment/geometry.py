@@ -149,7 +149,8 @@ class Geometry:
         own = self.settings.get("elastic")
         if own and rng.random() < own["p"]:
             shift = elastic_field(self.size[1:], own["amplitude"], own["sigma"], rng)
-            plane += np.tensordot(matrix.astype(np.float32), shift, 1)
+            for out, (to_y, to_x) in zip(plane, matrix.astype(np.float32), strict=True):
+                out += to_y * shift[0] + to_x * shift[1]
         return plane
 
     def _sections(self, factor: float, back: bool, rng: np.random.Generator) -> Sections:
@@ -199,16 +200,37 @@ def elastic_field(
     Returns:
         float32 (2, y, x), voxels.
     """
-    weights = []
+    weights, firsts = [], []
     for n in size:
-        nodes = np.arange(-4, math.ceil(n / sigma) + 5) * sigma
-        weight = np.exp(-((np.arange(n)[:, None] - nodes) ** 2) / (2 * sigma**2))
+        first = np.floor(np.arange(n) / sigma).astype(np.int64)
+        away = np.arange(n)[:, None] - (first[:, None] + np.arange(-4, 5)) * sigma
+        weight = np.exp(-(away**2) / (2 * sigma**2))
         weights.append((weight / np.sqrt((weight**2).sum(1, keepdims=True))).astype(np.float32))
-    noise = rng.standard_normal((2, weights[0].shape[1], weights[1].shape[1]), dtype=np.float32)
-    field = weights[0] @ noise @ weights[1].T
+        firsts.append(first)
+    nodes = [int(first[-1]) + 9 for first in firsts]
+    noise = rng.standard_normal((2, *nodes), dtype=np.float32)
+    field = np.empty((2, *size), np.float32)
+    _between(noise, weights[0], weights[1], firsts[0], firsts[1], field)
     length = (field**2).sum(0) / REACH**2
     field *= amplitude / np.sqrt(np.sqrt(np.sqrt(1 + length**4)))
     return field
+
+
+@njit()
+def _between(noise: Any, rows: Any, columns: Any, first_row: Any, first_column: Any, out: Any) -> None:
+    """Weigh the nodes of a lattice around each pixel; matrix products would start threads in a worker."""
+    line = np.empty(noise.shape[2], np.float32)
+    for c in range(2):
+        for y in range(out.shape[1]):
+            line[:] = 0
+            for k in range(rows.shape[1]):
+                for j in range(len(line)):
+                    line[j] += rows[y, k] * noise[c, first_row[y] + k, j]
+            for x in range(out.shape[2]):
+                total = np.float32(0)
+                for k in range(columns.shape[1]):
+                    total += columns[x, k] * line[first_column[x] + k]
+                out[c, y, x] = total
 
 
 def misalign(
