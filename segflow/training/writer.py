@@ -24,10 +24,8 @@ def to_yaml(config: Config, *, comments: bool = True) -> str:
             lines += ["", f"{field.name}:{_comment(doc, comments)}"]
             lines += [_line(f, getattr(value, f.name), comments, "  ") for f in dataclasses.fields(value)]
         elif field.name == "augment":
-            lines += [
-                "",
-                f"augment:{_comment('Changes of crops before they are learned; p: probability, 0: off.', comments)}",
-            ]
+            said = _comment("Changes of crops before they are learned; p: probability, 0: off.", comments)
+            lines += ["", f"augment:{said}"]
             lines += _augment(value, comments)
         else:
             lines += [_line(field, value, comments, "")]
