@@ -16,9 +16,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segflow.errors import ChunkError, UsageError, did_you_mean
+from segflow.training.label_changes import (
+    Labels,
+    Mask,
+    as_ids,
+    checked_width,
+    dilate,
+    erode,
+    holds_one,
+    largest_around,
+    pieces_of,
+    relabel,
+)
 
-Labels = NDArray[Any]
-Mask = NDArray[np.bool_]
+__all__ = ["affinities", "dilate", "erode", "head_layout", "make_targets", "relabel"]
 
 HEAD_KEYS: dict[str, tuple[str, ...]] = {
     "affinity": ("offsets",),
@@ -39,71 +50,6 @@ class Target(Protocol):
     dilation: int
     heads: list[dict[str, Any]]
     mask_first_planes: bool
-
-
-def erode(labels: Labels, width: int) -> Labels:
-    """Widen the borders between objects, in each section.
-
-    A voxel becomes 0 when the window of (2 width + 1)^2 voxels around it, in its section, holds two
-    objects. A border of an object against 0 stays where it is, and nothing is done along z.
-
-    Args:
-        labels: zyx, any integers; 0 is no object.
-        width: voxels; 0 gives the labels themselves.
-
-    Returns:
-        A new array of the same shape and dtype.
-
-    Raises:
-        ChunkError: not zyx, or no integers. UsageError: a negative width.
-
-    >>> erode(np.array([[[1, 1, 1, 0, 2, 2, 2, 3, 3, 3]]]), 1).tolist()
-    [[[1, 1, 1, 0, 2, 2, 0, 0, 3, 3]]]
-    """
-    ids = _ids(labels)
-    return np.where(_single(ids, _width(width, "erosion")), labels, labels.dtype.type(0))
-
-
-def dilate(labels: Labels, width: int) -> Labels:
-    """Let objects grow into what is 0, in each section; where two meet, the larger id wins.
-
-    Unlike a grey dilation this never takes voxels from an object with a smaller id.
-
-    Args:
-        labels: zyx, any integers; 0 is no object.
-        width: voxels; the window is (2 width + 1)^2.
-
-    Returns:
-        A new array of the same shape and dtype.
-
-    Raises:
-        ChunkError: not zyx, or no integers. UsageError: a negative width.
-
-    >>> dilate(np.array([[[5, 0, 0, 0, 7, 3]]]), 1).tolist()
-    [[[5, 5, 0, 7, 7, 3]]]
-    """
-    ids = _ids(labels)
-    grown = _window(ids, _width(width, "dilation"))
-    return np.where(ids == 0, grown, ids).astype(labels.dtype)
-
-
-def relabel(labels: Labels) -> NDArray[np.uint32]:
-    """Number the connected pieces of each object (26 neighbours): 1, 2 ... n; 0 stays.
-
-    An object that leaves a crop and comes back in, or that a misaligned section has torn, is then
-    several: no long affinity asks the network to know what the crop does not show.
-
-    Raises:
-        ChunkError: not zyx, or no integers.
-
-    >>> relabel(np.array([[[4, 4, 0, 4]]])).tolist()
-    [[[1, 1, 0, 2]]]
-    """
-    from cc3d import connected_components
-
-    ids: Any = _ids(labels)
-    pieces: Any = connected_components(ids, connectivity=26, out_dtype=np.uint32)  # type: ignore[call-overload]
-    return np.ascontiguousarray(pieces)
 
 
 def affinities(
@@ -131,7 +77,7 @@ def affinities(
     >>> values[0, 0, 0].tolist(), known[0, 0, 0].tolist()
     ([0.0, 1.0, 0.0, 0.0, 0.0], [False, True, True, True, True])
     """
-    ids = _ids(labels)
+    ids = as_ids(labels)
     valid = _mask(mask, ids)
     values = np.empty((len(offsets), *ids.shape), np.float32)
     known = np.empty(values.shape, np.bool_)
@@ -206,7 +152,7 @@ def make_targets(
         ChunkError: shapes that differ, not zyx, or no integers.
         UsageError: a head that is none, or that cannot be made for a crop of this size.
     """
-    ids = _ids(labels)
+    ids = as_ids(labels)
     layout = head_layout(target, ids.shape)
     valid = _mask(mask, ids)
     if valid is not None:
@@ -227,27 +173,9 @@ def make_targets(
 
 def _changed(ids: Labels, valid: Mask | None, pieces: bool, erosion: int, dilation: int) -> Labels:
     """Give labels split into pieces, eroded and dilated."""
-    ids = _pieces(ids, valid) if pieces else ids
+    ids = pieces_of(ids, valid) if pieces else ids
     ids = erode(ids, erosion) if erosion else ids
     return dilate(ids, dilation) if dilation else ids
-
-
-def _pieces(ids: Labels, valid: Mask | None) -> Labels:
-    """Split objects into connected pieces, but not those that touch what is unknown: it may join them."""
-    from segflow.training.label_kernels import number
-
-    pieces = relabel(ids)
-    if valid is None:
-        return pieces
-    beside = _window(~valid, 1)
-    near = beside.copy()
-    near[1:] |= beside[:-1]
-    near[:-1] |= beside[1:]
-    dense = np.empty(ids.shape, np.int32)
-    touched = np.zeros(number(ids, dense) + 1, np.bool_)
-    touched[dense[near]] = True
-    touched[0] = False
-    return np.where(touched[dense], dense.astype(np.uint32) + pieces.max(), pieces)
 
 
 @dataclass(frozen=True)
@@ -263,19 +191,6 @@ class _Part:
     known: NDArray[np.float32]
 
 
-def _ids(labels: Labels) -> Labels:
-    """Give labels as unsigned ids, of 32 bits if they fit."""
-    if labels.ndim != 3:
-        raise ChunkError(f"labels are zyx, but these have the shape {labels.shape}")
-    if labels.dtype.kind not in "iu":
-        raise ChunkError(f"labels are integers, not {labels.dtype}")
-    if labels.dtype.itemsize < 8 and labels.dtype.kind == "u":
-        return np.ascontiguousarray(labels, np.uint32)
-    if not labels.size or (labels.min() >= 0 and labels.max() < 1 << 32):
-        return np.ascontiguousarray(labels, np.uint32)
-    return np.ascontiguousarray(labels, np.int64 if labels.dtype.kind == "i" else np.uint64).view(np.uint64)
-
-
 def _mask(mask: Mask | None, ids: Labels) -> Mask | None:
     """Give a mask as bool, or None if all is known."""
     if mask is None:
@@ -284,12 +199,6 @@ def _mask(mask: Mask | None, ids: Labels) -> Mask | None:
         raise ChunkError(f"the mask has the shape {mask.shape}, but the labels {ids.shape}")
     valid = np.ascontiguousarray(mask, np.bool_)
     return None if valid.all() else valid
-
-
-def _width(width: Any, what: str) -> int:
-    if width != int(width) or width < 0:
-        raise UsageError(f"the {what} is a whole number of voxels from 0 on, not {width}")
-    return int(width)
 
 
 def _offsets(offsets: Sequence[Sequence[int]], size: Sequence[int] | None = None) -> NDArray[np.int64]:
@@ -305,25 +214,6 @@ def _offsets(offsets: Sequence[Sequence[int]], size: Sequence[int] | None = None
     if not len(offsets):
         raise UsageError("target.offsets is empty; give z y x triples, as [[0, 0, -1], [0, -1, 0]]")
     return np.array(offsets, np.int64)
-
-
-def _window(array: NDArray[Any], width: int) -> NDArray[Any]:
-    """Give the largest value of the window of (2 width + 1)^2 voxels in the section."""
-    from segflow.training.label_kernels import spread
-
-    numbers = array.view(np.uint8) if array.dtype == np.bool_ else array
-    result = np.empty_like(numbers)
-    spread(numbers, width, result)
-    return result.view(array.dtype)
-
-
-def _single(ids: Labels, width: int) -> Mask:
-    """Tell where the window does not hold two objects.
-
-    The largest of the negated ids is the smallest id, negated: they are unsigned, and 0 is no object.
-    """
-    sums: Mask = _window(ids, width) + _window(np.negative(ids), width) == 0
-    return sums
 
 
 def _join(
@@ -355,16 +245,16 @@ def _foreground(part: _Part) -> None:
 def _contour(part: _Part) -> None:
     """Two different known ids suffice for a contour; that there is none needs a window all known."""
     ids, valid = part.ids, part.valid
-    width = _width(part.head.get("width", 1), "width of a contour")
-    contour = ~_single(ids, width)
+    width = checked_width(part.head.get("width", 1), "width of a contour")
+    contour = ~holds_one(ids, width)
     if part.head.get("background", True):
         empty = ids == 0 if valid is None else (ids == 0) & valid
-        contour |= (_window(ids, width) != 0) & _window(empty, width)
+        contour |= (largest_around(ids, width) != 0) & largest_around(empty, width)
     part.values[0] = contour
     part.known[0] = 1
     if valid is not None:
         part.values[0] *= valid
-        part.known[0] = valid & (contour | ~_window(~valid, width))
+        part.known[0] = valid & (contour | ~largest_around(~valid, width))
 
 
 def _distance(part: _Part) -> None:
