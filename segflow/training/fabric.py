@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
 log = logging.getLogger("segflow")
+
+PATIENCE = 5.0  # seconds; launchers and terminals send a signal twice
 
 
 def launched() -> bool:
@@ -83,13 +86,14 @@ class Stop:
 
 @contextmanager
 def stop_signals() -> Iterator[Stop]:
-    """Note SIGTERM and SIGINT instead of ending; a second one ends at once."""
-    stop, before = Stop(), {}
+    """Note SIGTERM and SIGINT instead of ending; one more, PATIENCE later, ends at once."""
+    stop, before, first = Stop(), {}, [0.0]
 
     def note(number: int, _frame: Any) -> None:
-        if stop:
+        if stop and time.monotonic() - first[0] > PATIENCE:
             raise KeyboardInterrupt
-        stop.name = signal.Signals(number).name
+        if not stop:
+            stop.name, first[0] = signal.Signals(number).name, time.monotonic()
 
     if threading.current_thread() is threading.main_thread():
         before = {n: signal.signal(n, note) for n in (signal.SIGTERM, signal.SIGINT)}

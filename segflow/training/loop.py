@@ -217,11 +217,16 @@ class Loop(Training):
         return any(at == self.iteration for _, at in self.scores)
 
     def save(self) -> None:
-        """Write the checkpoint of this iteration; remove those that are neither new nor best."""
+        """Write the checkpoint of this iteration; no rank goes on before it is there."""
         states = shared(random_state(), self.world)
         self.written = self.iteration
-        if not self.main:
-            return
+        if self.main:
+            self.write(states)
+        if self.world > 1:
+            self.fabric.barrier()
+
+    def write(self, states: list[Any]) -> None:
+        """Write the checkpoint; remove those that are neither new nor best."""
         content = {
             "iteration": self.iteration,
             "model": cpu(self.plain.state_dict()),
