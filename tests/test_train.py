@@ -352,6 +352,26 @@ def test_formats_datasets_boxes_and_masks(config: Config, crop: tuple[str, str],
         assert target.shape == known.shape == (3, 8, 32, 32)
 
 
+def test_zarr_and_precomputed_are_read_by_crop(
+    config: Config, crop: tuple[str, str], segflow: Callable[..., Any], tmp_path: Path
+) -> None:
+    whole = Crops(config, find_volumes(config))[3]
+    place = ("--voxel-offset", 4, 8, 16, "--voxel-size", 30, 6, 6)
+    segflow("read-tif", "-f", crop[0], *place, "write-zarr", "-v", tmp_path / "image.zarr")
+    segflow("read-tif", "-f", crop[1], *place, "--layer-type", "segmentation",
+            "write-precomputed", "-v", tmp_path / "labels")  # fmt: skip
+    config.data.images, config.data.labels = [str(tmp_path / "image.zarr")], [str(tmp_path / "labels")]
+    volumes = find_volumes(config)
+    assert volumes[0].image.info.voxel_size == (30, 6, 6)
+    assert volumes[0].image.box.start == (4, 8, 16)
+    load_volumes(volumes, 0)
+    crops = Crops(config, volumes)
+    assert all(map(torch.equal, whole, crops[3]))
+    config.system.workers = 1
+    (batch,) = batches(crops, 3, 4)
+    assert torch.equal(batch[0][0], whole[0])
+
+
 def test_crops_are_rejected_before_they_are_augmented(
     config: Config, crop: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
