@@ -118,7 +118,7 @@ def _ranked(
 
 
 def of_parts(
-    parts: Sequence[Table],
+    parts: list[Table],
     settled: Sequence[int],
     threshold: Fraction,
     outside: NDArray[np.int64] | None = None,
@@ -126,7 +126,7 @@ def of_parts(
     """Join the graphs of parts, and merge further.
 
     Args:
-        parts: their tables.
+        parts: their tables; the list is emptied, since they are the most of the memory.
         settled: for each the bits of the sides at which it meets another of them.
         threshold: that of the parts.
         outside: ids that lie outside all of them too, as in ``of_block``.
@@ -142,22 +142,22 @@ def of_parts(
         places = np.searchsorted(ids, live).astype(np.uint64)
         ends = part["ends"]
         codes.append(places[ends[:, 0]] << np.uint64(32) | places[ends[:, 1]])
-    u, v, sums, counts, keys = joined(
-        codes, [part["states"] for part in parts], [part["keys"] for part in parts]
-    )
+    states, named = [part["states"] for part in parts], [part["keys"] for part in parts]
+    parts.clear()
+    u, v, sums, counts, keys = joined(codes, states, named)
     found = merge(len(ids), u, v, sums, counts, threshold, sides != 0)
     return _table(ids, sides, found, keys)
 
 
 def joined(
-    codes: list[NDArray[np.uint64]], states: Sequence[NDArray[np.int64]], keys: Sequence[NDArray[np.int64]]
+    codes: list[NDArray[np.uint64]], states: list[NDArray[np.int64]], keys: list[NDArray[np.int64]]
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Give the edges of several parts as one graph, in the order of their keys.
 
     Args:
-        codes: of each part, u << 32 | v for every edge, u < v; the list is emptied.
+        codes: of each part, u << 32 | v for every edge, u < v.
         states: rows of sum and count.
-        keys: rows of two ids.
+        keys: rows of two ids. All three lists are emptied.
 
     Returns:
         u, v, sums, counts, keys.
@@ -166,9 +166,10 @@ def joined(
     codes.clear()
     order = np.argsort(code, kind="stable")
     code = code[order]
-    columns = [
-        np.concatenate([table[:, i] for table in tables])[order] for tables in (states, keys) for i in (0, 1)
-    ]
+    columns = []
+    for tables in (states, keys):
+        columns += [np.concatenate([table[:, i] for table in tables])[order] for i in (0, 1)]
+        tables.clear()
     kept = _add_up(code, *columns)
     code, sums, counts, one, two = (column[:kept] for column in (code, *columns))
     order = np.lexsort((two, one))
