@@ -165,7 +165,7 @@ def test_samples_that_are_no_squares_are_not_transposed() -> None:
 
 
 def test_z_and_x_are_exchanged_in_cubes_only() -> None:
-    with pytest.raises(UsageError, match="cubic"):
+    with pytest.raises(UsageError, match="cubes; these are 6x32x32"):
         Augmenter({"flip": {"transpose_z": True}}, SIZE)
     augmenter = Augmenter({"flip": {"transpose_z": True}}, (4, 4, 4))
     planes = [where_from(augmenter, seed)[0] for seed in range(20)]
@@ -478,6 +478,15 @@ def test_preview_draws_a_sheet(segflow: Callable[..., Result], data: Path, tmp_p
     few = [f"augment.{name}.p=0" for name in AUGMENT if name != "flip"]
     segflow("preview-augment", *files, "--patch-size", 50, 40, 40, "-o", tmp_path / "few.png", *few)
     assert (tmp_path / "few.png").stat().st_size > 10_000
+
+
+def test_the_check_of_a_configuration_refuses_such_settings(data: Path) -> None:
+    from segflow.training.config import check, load
+
+    words = [f"data.images=[{data}/ac4_image.tif]", f"data.labels=[{data}/ac4_labels.tif]"]
+    config, _ = load(None, None, [*words, "augment.elastic.sigma=1"])
+    with pytest.raises(UsageError, match="folds the tissue"):
+        check(config)
 
 
 def test_preview_says_what_is_wrong(segflow: Callable[..., Result], data: Path, tmp_path: Path) -> None:

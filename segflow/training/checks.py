@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from segflow.errors import BoxError, UsageError
 from segflow.geometry import Box
+from segflow.training.augment.settings import complete
 from segflow.training.schema import Config, Data, Target
 
 
@@ -168,6 +169,7 @@ def _solver(config: Config) -> None:
 def _augment(config: Config) -> None:
     for name, settings in config.augment.items():
         _fraction(f"augment.{name}.p", settings.get("p", 0.0))
+    complete(config.augment, config.model.patch_size)
 
 
 def _least(key: str, value: float, least: int) -> None:

@@ -47,7 +47,7 @@ class Augmenter:
         from segflow.training.augment.settings import complete
 
         self.size = (int(size[0]), int(size[1]), int(size[2]))
-        self.settings = complete(settings)
+        self.settings = complete(settings, self.size)
         self._geometry = Geometry(self.settings, self.size)
         self.enlarged = self._geometry.enlarged
 

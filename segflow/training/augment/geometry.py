@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segflow.compiled import njit
-from segflow.errors import UsageError
 
 REACH = 3.0  # the longest elastic shift, of its standard deviation
 Three = tuple[int, int, int]
@@ -47,17 +46,12 @@ class Sections:
 class Geometry:
     """Rotate, rescale, flip, elastic, misalignment and missing_section of samples of ``size`` (zyx).
 
-    ``enlarged`` is the zyx of the crops it takes.
-
-    Raises:
-        UsageError: flip.transpose_z of samples that are no cubes.
+    ``settings`` are complete. ``enlarged`` is the zyx of the crops it takes.
     """
 
     def __init__(self, settings: Settings, size: Three) -> None:
         self.settings, self.size = settings, size
         self.square = size[1] == size[2]
-        if settings.get("flip", {}).get("transpose_z") and len(set(size)) > 1:
-            raise UsageError(f"augment.flip.transpose_z needs cubic samples; these are {size}")
         missing = settings.get("missing_section", {}).get("sections", 0)
         self.missing = missing if size[0] > 1 else 0
         self.reach = self._reach()

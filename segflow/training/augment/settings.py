@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from segflow.errors import UsageError, did_you_mean
@@ -16,11 +16,13 @@ LIMITS: dict[str, tuple[float, float]] = {
 MODES = ("mix", "2d", "3d")
 
 
-def complete(settings: Mapping[str, Mapping[str, Any] | None]) -> dict[str, dict[str, Any]]:
-    """Give all keys of the augmentations that are on.
+def complete(
+    settings: Mapping[str, Mapping[str, Any] | None], size: Sequence[int] | None = None
+) -> dict[str, dict[str, Any]]:
+    """Give all keys of the augmentations that are on, for samples of ``size`` (zyx), if it is told.
 
     Raises:
-        UsageError: an unknown name or key, or a value of a wrong type or out of its range.
+        UsageError: an unknown name or key, or a value of a wrong type, out of range, or not for this size.
 
     >>> complete({"flip": {}, "rotate": {"p": 0}})
     {'flip': {'p': 1.0, 'transpose_z': False}}
@@ -45,6 +47,9 @@ def complete(settings: Mapping[str, Mapping[str, Any] | None]) -> dict[str, dict
         _check_pairs(name, keys)
         if keys["p"] > 0:
             made[name] = keys
+    if size is not None and len(set(size)) > 1 and made.get("flip", {}).get("transpose_z"):
+        shape = "x".join(map(str, size))
+        raise UsageError(f"augment.flip.transpose_z needs samples that are cubes; these are {shape}")
     return made
 
 
