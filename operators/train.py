@@ -57,6 +57,7 @@ def train(
         return
     if fine_tune and not checkpoint:
         raise UsageError("--fine-tune needs the weights to begin with: --checkpoint FILE")
+    configuration.check(config, inference=inference)
     if dry_run:
         from segflow.training.plan import report
 

@@ -628,7 +628,7 @@ def test_failures_in_workers_are_told_once(data, tmp_path, installed, make):
     bad.write_bytes(b"broken")
     done = finish(line(data, tmp_path, "--processes", 2), installed, code=1)
     last = done.stderr.splitlines()[-1]
-    assert last.startswith("segflow: 1 of 1 blocks of stage histogram failed; the first, block 0: ")
+    assert last.startswith("segflow equalise: 1 of 1 blocks of stage histogram failed; the first, block 0: ")
     assert "00000007.npz is broken" in last
     assert len(done.stderr.splitlines()) == 2  # when it happened, and at the end
     bad.unlink()

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from functools import partial
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -25,45 +21,6 @@ from segflow.volumes import info as metadata
 from segflow.volumes import open_volume, peek
 from segflow.volumes.pyramid import build_pyramid
 from segflow.volumes.store import S3Store, change_json
-
-
-@pytest.fixture(scope="module")
-def server():
-    """Run moto's S3 in a process; give its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [str(Path(sys.executable).with_name("moto_server")), "-H", "127.0.0.1", "-p", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(300):
-            try:
-                urllib.request.urlopen(f"{address}/moto-api/data.json", timeout=1)
-                break
-            except OSError:
-                time.sleep(0.1)
-        yield address
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
-
-
-@pytest.fixture
-def bucket(server, monkeypatch):
-    """Empty the server; give the address of a bucket."""
-    import boto3
-
-    for name, value in {
-        "AWS_ENDPOINT_URL": server, "AWS_ACCESS_KEY_ID": "AKTEST", "AWS_SECRET_ACCESS_KEY": "SKTEST",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():  # fmt: skip
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("AWS_SESSION_TOKEN", raising=False)
-    urllib.request.urlopen(urllib.request.Request(f"{server}/moto-api/reset", method="POST"))
-    boto3.client("s3").create_bucket(Bucket="bkt")
-    yield "s3://bkt"
-    os.environ.pop("AWS_SESSION_TOKEN", None)
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from affinities import crop, gala
-from test_s3 import bucket, server  # noqa: F401
 
 from segflow.chunk import DEFAULT_OFFSETS, Chunk
 from segflow.volumes import open_volume
@@ -174,7 +173,7 @@ def test_the_voxel_size_can_be_told(run, affs, segflow):
     assert open_volume("less").info(0).voxel_size == (30, 6, 6.5)
 
 
-def test_buckets_take_whole_chunks(run, bucket, segflow):  # noqa: F811
+def test_buckets_take_whole_chunks(run, bucket, segflow):
     run("--block-size", 10, 20, 30)
     usual = ("--out", f"{bucket}/seg", "--work-dir", "work", "--chunk-size", 5, 20, 10)
     run(*usual, "--block-size", 10, 20, 30, "--processes", 2)

@@ -507,7 +507,7 @@ def test_command_shows_plans_and_refuses(segflow: Callable[..., Any], yaml: Path
     assert not Path(config.output_path).exists()
     assert "torch.distributed.run" in segflow("train", "--config-file", yaml, "--distributed", code=2).last
     assert "--checkpoint FILE" in segflow("train", "--config-file", yaml, "--fine-tune", code=2).last
-    assert "nothing to train on" in segflow("train", code=2).last
+    assert "segflow train: data.images is empty" in segflow("train", code=2).last
 
 
 def test_inference_flag_writes_affinities_as_pytc(

@@ -139,7 +139,11 @@ def run_tokens(ctx: click.Context, tokens: list[str]) -> Any:
     parsed = parse(ctx.find_root(), tokens)
     if isinstance(parsed, click.Context):
         with parsed:
-            return parsed.command.invoke(parsed)
+            try:
+                return parsed.command.invoke(parsed)
+            except Exception as error:
+                error.segflow_job = parsed.command.name  # type: ignore[attr-defined]
+                raise
     chain = make_chain(parsed, settings)
     if settings.get("save"):
         from segflow.cli.pipeline_file import save

@@ -26,7 +26,8 @@ def explain(error: BaseException, debug: bool = False) -> str:
     """Give the one line for an error; an unforeseen one names the file that holds its traceback."""
     step = getattr(error, "segflow_step", None)
     task = getattr(error, "segflow_task", None)
-    where = f"segflow {step.name}" if step else "segflow"
+    name = step.name if step else getattr(error, "segflow_job", "")
+    where = f"segflow {name}" if name else "segflow"
     text = " ".join(_message(error, debug).split())
     return f"{where}: {text}" + (f" (task {task})" if task else "")
 
