@@ -6,6 +6,7 @@ import copy
 import errno
 import json
 import logging
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -536,3 +537,11 @@ def test_inference_flag_writes_affinities_as_pytc(
     segflow(*words, "--inference", "inference.augment=true", "inference.output_name=turned.h5")
     with h5py.File(Path(config.output_path) / "turned.h5") as file:
         assert abs(file["vol0"][:].astype(int) - from_model).max() > 0
+
+
+def test_an_error_in_a_worker_ends_the_run(config: Config) -> None:
+    config.system.workers = 1
+    config.augment = {"flip": {"p": "x"}}  # the command checks it before the run
+    with pytest.raises(UsageError, match="flip"):
+        fit(config)
+    assert multiprocessing.active_children() == []  # one that is left would hold up the exit

@@ -168,3 +168,10 @@ def batches(crops: Crops, first: int, last: int, *, pin: bool = False) -> Iterat
             pin_memory=pin, generator=torch.Generator(), **more,
         )
     )  # fmt: skip
+
+
+def end(batches: Iterator[list[Tensor]] | None) -> None:
+    """Stop the worker processes of ``batches``: they answer no signal, so an exit would wait for them."""
+    stop = getattr(batches, "_shutdown_workers", None)
+    if stop is not None:
+        stop()

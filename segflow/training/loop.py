@@ -16,7 +16,7 @@ from segflow.errors import Interrupted, ModelError
 from segflow.progress import bar
 from segflow.training import checkpoint as files
 from segflow.training.config import as_dict
-from segflow.training.data import Crops, batches
+from segflow.training.data import Crops, batches, end
 from segflow.training.fabric import Stop, make_fabric, random_state, stop_signals
 from segflow.training.modelfile import save_model
 from segflow.training.monitor import Clock
@@ -90,7 +90,7 @@ class Loop(Training):
                         break
             return self.finish()
         finally:
-            del loader
+            end(loader)
             if self.monitor is not None:
                 self.monitor.close()
 
