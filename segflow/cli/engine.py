@@ -46,6 +46,12 @@ class Step:
         """The names of the chunks it writes."""
         return [n for names in self.named("out").values() for n in names]
 
+    def is_named(self, name: str) -> bool:
+        """Whether ``name`` is its ``--name``, its command or an alias of that."""
+        from segflow.cli.registry import resolve
+
+        return self.title == name or self.name == resolve(name)[0]
+
     def arguments(self, state: State | None) -> dict[str, Any]:
         """Give what the function is called with: chunks for the names of ``state``."""
         values = {k: v for k, v in self.options.items() if k != "step_name"}
@@ -105,7 +111,9 @@ class Chain:
         chunks = dict.fromkeys(known, UNKNOWN)
         plan = Plan(chunks=chunks, mip=self.run.mip, lease=self.run.has_lease)
         open_names = False
+        jumps: list[tuple[Step, str]] = []  # skips whose target is still to come
         for step in self.steps:
+            jumps = [(before, name) for before, name in jumps if not step.is_named(name)]
             try:
                 with self._placed(step):
                     self._check_names(step, plan, open_names)
@@ -119,7 +127,12 @@ class Chain:
                 for name in str(step.options.get(step.operator.deletes) or "").split(","):
                     plan.chunks.pop(name.strip(), None)
             open_names |= step.operator.unknown_outputs
+            if plan.jump:
+                jumps, plan.jump = [*jumps, (step, plan.jump)], None
             yield step, plan, specs
+        for step, name in jumps:
+            with self._placed(step):
+                raise UsageError(f"--skip-to {name}: no later step has this name")
 
     def _check_names(self, step: Step, plan: Plan, open_names: bool) -> None:
         for names in step.named("in", "ins").values():
@@ -177,19 +190,29 @@ class Chain:
             if self.prefetch and before and before.operator.uses != step.operator.uses:
                 from segflow.cli.prefetch import ahead
 
-                stream = ahead(stream, self.prefetch)
+                stream = ahead(stream, self.prefetch, self.run.stop if self.run.has_lease else None)
             stream = getattr(self, f"_{step.operator.kind}")(step, stream)
             before = step
-        for state in stream:
-            if state.ends is not None:
-                continue
-            self._close(state)
-            yield state
-            del state
+        try:
+            yield from self._ended(stream)
+        finally:
+            self.run.stop.set()
+            for keeper in self.run.keepers:
+                keeper.close()
         self._finish(viewers=False)
         if self.at_end:
             self.at_end()
         self._finish(viewers=True)  # they hold the process
+
+    def _ended(self, stream: Iterator[State]) -> Iterator[State]:
+        """Give the states that came to the chain's end; end the lease of a task after its last one."""
+        for state in stream:
+            if state.ends is None:
+                self._close(state)
+                yield state
+            elif state.ends is state.lease:
+                state.lease.finish()
+            del state
 
     def _finish(self, viewers: bool) -> None:
         for step in self.steps:
@@ -202,6 +225,8 @@ class Chain:
             from segflow.tasks.log import write_log
 
             write_log(state, self.run.log_dir)
+        if state.lease is not None:
+            state.lease.note(state.error)
 
     def _map(self, step: Step, states: Iterator[State]) -> Iterator[State]:
         for state in states:
@@ -264,12 +289,9 @@ class Chain:
         """Whether this step works on this state; a skipped state resumes at the step it names."""
         if state.error is not None or state.ends is not None:
             return False
-        if state.skipped is not None and state.skip_to is not None:
-            from segflow.cli.registry import resolve
-
-            if step.title == state.skip_to or step.name == resolve(state.skip_to)[0]:
-                state.skipped = state.skip_to = None
-                state.resumed = True
+        if state.skipped is not None and state.skip_to is not None and step.is_named(state.skip_to):
+            state.skipped = state.skip_to = None
+            state.resumed = True
         return state.skipped is None or step.operator.always
 
     @contextmanager
@@ -281,17 +303,26 @@ class Chain:
                 yield
         except Exception as error:
             if self.on_error == "stop":
+                if state.lease is not None:
+                    state.lease.note(error)
                 raise
             state.error = error
             self.run.failed += 1
-            from segflow.cli.report import explain
-
-            log.error("%s", explain(error, self.run.debug))
+            self._tell(state, error)
         finally:
             if record:
                 seconds = time.perf_counter() - began
                 state.log.append(Record(step.number, step.title, step.name, seconds))
                 log.debug("%s: %.3f s (task %s)", step.title, seconds, state.label)
+
+    def _tell(self, state: State, error: Exception) -> None:
+        """Say that a task failed; what its queue's last task failed of is said once."""
+        if state.lease is not None and state.lease.keeper.same(error):
+            log.info("task %s failed in the same way", state.label)
+            return
+        from segflow.cli.report import explain
+
+        log.error("%s", explain(error, self.run.debug))
 
 
 def _names(step: Step) -> dict[str, Any]:

@@ -51,7 +51,8 @@ class Plan:
 
     ``chunks`` maps the names that exist to Specs, ``files`` holds paths that earlier steps will
     have made, ``bbox`` is the task's box if known, ``tasks`` that there may be several states,
-    ``groups`` what there was before each split whose blocks are not joined yet.
+    ``groups`` what there was before each split whose blocks are not joined yet, ``jump`` the step to
+    which the operator that sets it may skip.
     A ``plan(plan, options)`` beside an operator reads ``options`` (as its function gets them,
     with names where the function gets chunks), raises UsageError for what cannot work, calls
     ``makes`` for files it writes, and returns the Spec of its output, a tuple for several
@@ -65,6 +66,7 @@ class Plan:
     tasks: bool = False
     lease: bool = False
     groups: list[tuple[dict[str, Spec], Box | None, bool]] = field(default_factory=list)
+    jump: str | None = None
 
     def spec(self, name: str | None) -> Spec:
         """Give what is known of the chunk ``name``."""

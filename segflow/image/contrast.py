@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -45,29 +46,85 @@ def normalize_contrast(
     >>> stretched.array.min(), stretched.array.max()
     (np.uint8(1), np.uint8(255))
     """
-    array = chunk.array
-    if array.dtype not in (np.uint8, np.uint16):
-        raise ChunkError(f"contrast is normalised in uint8 or uint16 images, not {array.dtype}")
-    if not (min(lower_clip_fraction, upper_clip_fraction) >= 0
-            and lower_clip_fraction + upper_clip_fraction < 1):  # fmt: skip
+    _check(chunk, lower_clip_fraction, upper_clip_fraction, minval, maxval)
+
+    def table(values: NDArray[Any], z: int) -> NDArray[np.float64]:
+        return _table(histogram(values), lower_clip_fraction, upper_clip_fraction, minval, maxval)
+
+    return _stretched(chunk, table, maxval, 1 if per_section else max(chunk.shape[-3], 1))
+
+
+def normalize_sections(
+    chunk: Chunk,
+    counts: Mapping[int, NDArray[np.int64]],
+    lower_clip_fraction: float = 0.01,
+    upper_clip_fraction: float = 0.01,
+    minval: int = 1,
+    maxval: int = 255,
+) -> Chunk:
+    """Stretch every section of an image by a histogram of the whole section, which is given.
+
+    The rule is that of ``normalize_contrast``. A section that is all black stays so, with or
+    without a histogram.
+
+    Args:
+        chunk: zyx or czyx, uint8 or uint16.
+        counts: voxels of every level (256, or 65536 for uint16), by the section's z in its volume.
+        lower_clip_fraction: share of the voxels that becomes ``minval``.
+        upper_clip_fraction: share of the voxels that becomes ``maxval``.
+        minval: smallest level given.
+        maxval: largest level given.
+
+    Raises:
+        ChunkError: another dtype, or fractions or levels that leave no range, or a section that is
+            not black and has no histogram, or one of another number of levels.
+    """
+    _check(chunk, lower_clip_fraction, upper_clip_fraction, minval, maxval)
+    levels = np.iinfo(chunk.dtype).max + 1
+    tables: dict[int, NDArray[np.float64]] = {}
+
+    def table(values: NDArray[Any], z: int) -> NDArray[np.float64]:
+        if z not in counts:
+            if values.any():
+                raise ChunkError(f"section {z} is not black and has no histogram")
+            return np.zeros(levels)
+        if len(counts[z]) != levels:
+            raise ChunkError(f"section {z} has a histogram of {len(counts[z])} levels, not of {levels}")
+        if z not in tables:
+            tables[z] = _table(counts[z], lower_clip_fraction, upper_clip_fraction, minval, maxval)
+        return tables[z]
+
+    return _stretched(chunk, table, maxval, 1)
+
+
+def _check(chunk: Chunk, lower: float, upper: float, minval: int, maxval: int) -> None:
+    if chunk.dtype not in (np.uint8, np.uint16):
+        raise ChunkError(f"contrast is normalised in uint8 or uint16 images, not {chunk.dtype}")
+    if not (min(lower, upper) >= 0 and lower + upper < 1):
         raise ChunkError(
-            f"clip fractions {lower_clip_fraction} and {upper_clip_fraction} leave nothing; "
-            "give two shares that add up to less than 1"
+            f"clip fractions {lower} and {upper} leave nothing; give two shares that add up to less than 1"
         )
-    if not 0 <= minval < maxval <= np.iinfo(array.dtype).max:
-        raise ChunkError(f"levels {minval} to {maxval} are no range of {array.dtype}")
+    if not 0 <= minval < maxval <= np.iinfo(chunk.dtype).max:
+        raise ChunkError(f"levels {minval} to {maxval} are no range of {chunk.dtype}")
+
+
+def _stretched(
+    chunk: Chunk, table: Callable[[NDArray[Any], int], NDArray[np.float64]], maxval: int, step: int
+) -> Chunk:
+    """Look every ``step`` sections up in the table that is made of their values and first z."""
+    array = chunk.array
     made = np.empty(array.shape, np.uint8 if maxval <= 255 else array.dtype)
     volumes = array.reshape(-1, *array.shape[-3:])
     for source, target in zip(volumes, made.reshape(volumes.shape)):
-        step = 1 if per_section else max(len(source), 1)
         for z in range(0, len(source), step):
-            counts = _histogram(source[z : z + step])
-            table = _table(counts, lower_clip_fraction, upper_clip_fraction, minval, maxval)
-            _look_up(table.astype(made.dtype), source[z : z + step], target[z : z + step])
+            part = source[z : z + step]
+            found = table(part, chunk.voxel_offset[0] + z)
+            _look_up(found.astype(made.dtype), part, target[z : z + step])
     return chunk.with_array(made, layer_type=chunk.layer_type or "image")
 
 
-def _histogram(values: NDArray[Any]) -> NDArray[np.int64]:
+def histogram(values: NDArray[Any]) -> NDArray[np.int64]:
+    """Count the voxels of every level of unsigned integers (zyx): 256 counts, or 65536 for uint16."""
     levels = np.iinfo(values.dtype).max + 1
     counts = np.zeros(levels, np.int64)
     for section in values:
@@ -86,6 +143,7 @@ def _table(
 ) -> NDArray[np.float64]:
     """Give the new level of every level."""
     levels = np.arange(len(counts), dtype=np.float64)
+    counts = np.array(counts, np.int64)
     counts[0] = 0
     total = counts.sum()
     if total == 0:

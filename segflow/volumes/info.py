@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from segflow.errors import ChunkError, VolumeError
-from segflow.geometry import Box, Vec, vec
+from segflow.geometry import Box, Vec, vec, words
 from segflow.volumes.base import VolumeInfo
 from segflow.volumes.store import Store, change_json
 
@@ -102,6 +102,28 @@ def ratio(raw: Info, fine: int, coarse: int, path: str = "the volume") -> tuple[
         over.append(n)
         under.append(d)
     return vec(over), vec(under)
+
+
+def voxel_factor(
+    fine: Sequence[float], coarse: Sequence[float], mask: str = "the mask", what: str = "the chunk"
+) -> Vec:
+    """Give how many voxels of ``fine`` nm one of ``coarse`` nm is, zyx.
+
+    Raises:
+        VolumeError: they are no whole multiples, or the mask has the smaller voxels.
+
+    >>> voxel_factor((30, 12, 12), (30, 24, 48))
+    (1, 2, 4)
+    """
+    factor = vec([round(c / f) for f, c in zip(fine, coarse)])
+    if min(factor) < 1 or not all(
+        math.isclose(f * n, c, rel_tol=1e-3) for f, c, n in zip(fine, coarse, factor)
+    ):
+        raise VolumeError(
+            f"voxels of {mask} ({words(tuple(coarse))} nm) are no whole multiples of those of {what} "
+            f"({words(tuple(fine))} nm); give a mask or a --mip whose voxels divide by them"
+        )
+    return factor
 
 
 def isotropic_factor(voxel_size: Sequence[float] | None) -> Vec:
