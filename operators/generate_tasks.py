@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from segflow.cli.files import before_the_run
+from segflow.cli.files import before_the_run, check_writable
 from segflow.cli.operator import mip_option, operator, option, triple, volume_option
 from segflow.cli.plan import Plan
 from segflow.cli.volumes import existing
 from segflow.errors import UsageError
 from segflow.geometry import Box
+from segflow.tasks.boxfile import file_name, write_boxes
 from segflow.tasks.tasks import Tasks, make_tasks
 
 if TYPE_CHECKING:
@@ -26,6 +27,10 @@ def plan_tasks(plan: Plan, options: dict[str, Any]) -> None:
     """Check the sizes; tell the first box and the number of tasks."""
     told = dict(options)
     mip, https = told.pop("mip"), told.pop("use_https")
+    file = told.pop("file_path")
+    if file:
+        check_writable(plan, file_name(file))
+        plan.makes(file_name(file))
     plan.mip = plan.mip if mip is None else mip
     path = told.pop("volume")
     info = existing(plan, path, plan.mip) if path and not https else None
@@ -76,6 +81,8 @@ def _tasks(bounds: Box | None, *, disbatch: bool, bounding_box: str | None, **si
         help="First task, counted from 0.")  # fmt: skip
 @option("--task-index-stop", "index_stop", aliases=("-p",), type=click.IntRange(1), default=None,
         help="The task after the last; default: all.")  # fmt: skip
+@option("--file-path", aliases=("-f",), metavar="FILE", default=None, show_default=False,
+        help="Write the boxes to this .npy file, N x 6, for fetch-task-from-file; nothing flows on.")  # fmt: skip
 @option("--disbatch/--no-disbatch", default=False, aliases=("-d",), help="Only task $DISBATCH_REPEAT_INDEX.")
 @option("--use-https/--use-credential", default=False, help="Read the volume's info without credentials.")
 def generate_tasks(
@@ -95,6 +102,7 @@ def generate_tasks(
     respect_chunk_size: bool = True,
     index_start: int = 0,
     index_stop: int | None = None,
+    file_path: str | None = None,
     disbatch: bool = False,
     use_https: bool = False,
 ) -> Iterator[State]:
@@ -111,5 +119,8 @@ def generate_tasks(
         aligned_block_size=aligned_block_size, respect_chunk_size=respect_chunk_size,
         index_start=index_start, index_stop=index_stop,
     )  # fmt: skip
+    if file_path:
+        state.run.wrote(write_boxes(file_path, (box for _, box in tasks), len(tasks)))
+        return
     for index, box in tasks:
         yield state.child(bbox=box, index=index, count=len(tasks.grid), mip=level)

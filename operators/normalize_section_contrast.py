@@ -35,7 +35,7 @@ def plan_sections(plan: Plan, options: dict[str, Any]) -> Spec:
 
 
 @operator("Image", plan=plan_sections,
-          example="segflow cutout -v em -m 1 normalize-section-contrast -p s3://bkt/levels/1 view")  # fmt: skip
+          example="segflow cutout -v em -m 1 normalize-section-contrast -p levels/1 view")  # fmt: skip
 @name_in()
 @option("-p", "--levels-path", "levels_path", required=True, metavar="PATH",
         help='Folder or bucket of the histograms at the image\'s mip: PATH/<z> holds {"levels": [...]}.',

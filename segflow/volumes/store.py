@@ -50,6 +50,10 @@ class Store(Protocol):
         """Write a file unless it is no longer the version of ``token``; give whether it was written."""
         ...
 
+    def size(self, name: str) -> int | None:
+        """Give how many bytes a file has, None where there is none."""
+        ...
+
     def list(self, prefix: str = "") -> list[str]:
         """Give the names of files that begin with ``prefix``."""
         ...
@@ -191,6 +195,13 @@ class FileStore(Store):
             replace_file(self.folder / name, data)
             return True
 
+    def size(self, name: str) -> int | None:
+        with _told(f"{self.path}/{name}"):
+            try:
+                return (self.folder / name).stat().st_size
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
     def list(self, prefix: str = "") -> list[str]:
         folder, _, start = prefix.rpartition("/")
         place = self.folder / folder
@@ -250,6 +261,16 @@ class S3Store(Store):
         self._client().put_object(
             Bucket=self.bucket, Key=self._key(name), Body=data, ContentType=kind, **condition
         )
+
+    def size(self, name: str) -> int | None:
+        client = self._client()
+        with _told(f"{self.path}/{name}"):
+            try:
+                return int(client.head_object(Bucket=self.bucket, Key=self._key(name))["ContentLength"])
+            except client.exceptions.ClientError as error:
+                if error.response["Error"]["Code"] in ("404", "NoSuchKey", "NotFound"):
+                    return None
+                raise
 
     def list(self, prefix: str = "") -> list[str]:
         pages = self._client().get_paginator("list_objects_v2")
@@ -335,6 +356,11 @@ class CloudStore(Store):
             except PreconditionFailed:
                 return False
             return True
+
+    def size(self, name: str) -> int | None:
+        with _told(f"{self.path}/{name}"):
+            found = self._files().size(name)
+            return None if found is None else int(found)
 
     def list(self, prefix: str = "") -> list[str]:
         with _told(self.path):
