@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import click
 from segflow.cli.files import before_the_run, check_writable
 from segflow.cli.operator import mip_option, operator, option, triple, volume_option
 from segflow.cli.plan import Plan
+from segflow.cli.queues import plan_queue, queue_option
 from segflow.cli.volumes import existing
 from segflow.errors import UsageError
 from segflow.geometry import Box
@@ -20,6 +22,8 @@ from segflow.tasks.tasks import Tasks, make_tasks
 if TYPE_CHECKING:
     from segflow.state import State
 
+log = logging.getLogger("segflow")
+
 Three = tuple[int, int, int]
 
 
@@ -27,7 +31,9 @@ def plan_tasks(plan: Plan, options: dict[str, Any]) -> None:
     """Check the sizes; tell the first box and the number of tasks."""
     told = dict(options)
     mip, https = told.pop("mip"), told.pop("use_https")
-    file = told.pop("file_path")
+    file, queue = told.pop("file_path"), told.pop("queue_name")
+    if queue:
+        plan_queue(queue)
     if file:
         check_writable(plan, file_name(file))
         plan.makes(file_name(file))
@@ -50,6 +56,15 @@ def _tasks(bounds: Box | None, *, disbatch: bool, bounding_box: str | None, **si
             raise UsageError("--disbatch takes the task from $DISBATCH_REPEAT_INDEX, which is no number here")
         sizes |= {"index_start": int(number), "index_stop": int(number) + 1}
     return make_tasks(bounds, bounding_box=Box.parse(bounding_box) if bounding_box else None, **sizes)
+
+
+def _fill(address: str, tasks: Tasks, mip: int | None) -> None:
+    """Put the tasks into a queue, as they are made; ``mip`` None leaves it to the workers' --mip."""
+    from segflow.tasks.queues import message, open_queue
+
+    queue = open_queue(address, create=True)
+    count = queue.send(message(box, mip) for _, box in tasks)
+    log.info("put %d tasks into %s", count, queue.address)
 
 
 @operator(
@@ -82,8 +97,10 @@ def _tasks(bounds: Box | None, *, disbatch: bool, bounding_box: str | None, **si
 @option("--task-index-stop", "index_stop", aliases=("-p",), type=click.IntRange(1), default=None,
         help="The task after the last; default: all.")  # fmt: skip
 @option("--file-path", aliases=("-f",), metavar="FILE", default=None, show_default=False,
-        help="Write the boxes to this .npy file, N x 6, for fetch-task-from-file; nothing flows on.")  # fmt: skip
+        help="Write the boxes to this .npy file for fetch-task-from-file; nothing flows on.")  # fmt: skip
 @option("--disbatch/--no-disbatch", default=False, aliases=("-d",), help="Only task $DISBATCH_REPEAT_INDEX.")
+@queue_option("Put the tasks into this queue; nothing flows on. It is made if it is not there.",
+              required=False)  # fmt: skip
 @option("--use-https/--use-credential", default=False, help="Read the volume's info without credentials.")
 def generate_tasks(
     state: State,
@@ -104,6 +121,7 @@ def generate_tasks(
     index_stop: int | None = None,
     file_path: str | None = None,
     disbatch: bool = False,
+    queue_name: str | None = None,
     use_https: bool = False,
 ) -> Iterator[State]:
     """Cut a volume, a region or a grid into tasks; the rest of the chain runs once for each box."""
@@ -121,6 +139,10 @@ def generate_tasks(
     )  # fmt: skip
     if file_path:
         state.run.wrote(write_boxes(file_path, (box for _, box in tasks), len(tasks)))
+        return
+    if queue_name:
+        known = volume is not None or mip is not None or level > 0
+        _fill(queue_name, tasks, level if known else None)
         return
     for index, box in tasks:
         yield state.child(bbox=box, index=index, count=len(tasks.grid), mip=level)

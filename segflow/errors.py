@@ -38,6 +38,18 @@ class ModelError(SegflowError):
     """A network or its weights that cannot be loaded or do not fit."""
 
 
+class QueueError(SegflowError):
+    """A queue of tasks that is missing, does not answer, or holds something else."""
+
+
+class LeaseLost(QueueError):
+    """A task's lease ran out, and another worker may have the task."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came: a worker gives its tasks back and ends well, all else is interrupted."""
+
+
 class Interrupted(SegflowError):
     """The run was ended by a signal; exit code 130."""
 

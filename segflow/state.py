@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,8 @@ class Run:
     failed: int = 0
     has_lease: bool = False
     memory: dict[str, Any] = field(default_factory=dict)
+    stop: threading.Event = field(default_factory=threading.Event)  # set: sources shall give no more
+    keepers: list[Any] = field(default_factory=list)  # of the tasks that this run holds (tasks.lease.Keeper)
 
     def wrote(self, path: str, voxels: int = 0, view: str = "") -> None:
         """Note for the closing lines that ``path`` was written, and how to look at it."""
@@ -104,7 +107,8 @@ class State(dict[str, Any]):
         self.error: BaseException | None = None
         self.lease: Any = None
         self.block: Block | None = None
-        self.ends: Group | None = None  # set: no work, but the mark that all blocks of a group went by
+        # set: no work, but the mark that all blocks of a group, or all states of a task, went by
+        self.ends: Any = None
 
     def __missing__(self, name: str) -> Any:
         held = ", ".join(f"'{k}'" for k in self) or "nothing"

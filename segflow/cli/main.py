@@ -14,7 +14,7 @@ from segflow import __version__
 from segflow.cli import registry
 from segflow.cli.engine import Chain, Step, failed_error
 from segflow.cli.operator import SECTIONS, ChainCommand, NameOption, Option, normalize
-from segflow.errors import SegflowError, UsageError, did_you_mean
+from segflow.errors import SegflowError, Terminated, UsageError, did_you_mean
 from segflow.state import Run
 
 log = logging.getLogger("segflow")
@@ -158,8 +158,14 @@ def run_tokens(ctx: click.Context, tokens: list[str]) -> Any:
 
     began = time.monotonic()
     chain.at_end = lambda: closing(chain.run, began)
-    for state in chain.states():
-        del state
+    try:
+        for state in chain.states():
+            del state
+    except Terminated:
+        if not chain.run.has_lease:
+            raise
+        log.info("ended by SIGTERM; unfinished tasks were given back")
+        return None
     if chain.run.failed:
         raise failed_error(chain.run)
     return None
@@ -264,11 +270,15 @@ def _fail(text: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
+def _terminated(*_: Any) -> NoReturn:
+    raise Terminated
+
+
 def main(args: list[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0, 1 for a failed run, 2 for usage, 130 when interrupted."""
     import signal
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _terminated)
     debug = "--debug" in (sys.argv if args is None else args)
     try:
         group.main(args, prog_name="segflow", standalone_mode=False)

@@ -9,12 +9,14 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 _END = object()
+MOMENT = 2.0  # seconds
 
 
-def ahead(source: Iterator[T], count: int) -> Iterator[T]:
+def ahead(source: Iterator[T], count: int, stop: threading.Event | None = None) -> Iterator[T]:
     """Give what ``source`` gives, up to ``count`` items ahead; errors come through in order.
 
-    When the reader stops early the thread ends before its next item.
+    When the reader stops early the thread ends before its next item. With ``stop``, which the source
+    heeds, that is set then, and the thread is waited for only a moment: a read may take long.
 
     >>> list(ahead(iter([1, 2, 3]), 1))
     [1, 2, 3]
@@ -43,18 +45,24 @@ def ahead(source: Iterator[T], count: int) -> Iterator[T]:
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
+    ended = False
     try:
         while True:
             item, error = items.get()
             if error is not None:
                 raise error
             if item is _END:
+                ended = True
                 return
             yield item
             del item
     finally:
         stopped.set()
-        thread.join()
+        if stop is not None and not ended:
+            stop.set()
+            thread.join(MOMENT)
+        else:
+            thread.join()
         close = getattr(source, "close", None)
-        if close:
+        if close and not thread.is_alive():
             close()

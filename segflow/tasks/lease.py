@@ -1,0 +1,238 @@
+"""The tasks that a worker holds: a heartbeat keeps them, and each is ended exactly once."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import threading
+from collections.abc import Iterator
+
+from segflow.errors import LeaseLost, QueueError, SegflowError
+from segflow.tasks.queues import Leased, Message, Queue
+
+log = logging.getLogger("segflow")
+
+FIRST_WAIT, LONGEST_WAIT = 0.5, 10.0  # seconds between two looks into an empty queue
+
+
+class Held:
+    """A task that this worker holds (``state.lease``), until all its states came to the chain's end.
+
+    The task counts as done when every one of them was acknowledged, as failed when one failed. If
+    they ended without that it is left alone: it returns when its time is over.
+    """
+
+    level = 0  # as the mark of an end it belongs to no group of blocks
+
+    def __init__(self, keeper: Keeper, leased: Leased) -> None:
+        self.keeper, self.leased = keeper, leased
+        self.message: Message = leased.message
+        self.tries = leased.tries
+        self.error: BaseException | None = None
+        self.lock = threading.Lock()  # between the heartbeat and the end
+        self.open = True
+        self._acknowledged = self._ended = 0
+
+    @property
+    def label(self) -> str:
+        """The task's box, for messages."""
+        return str(self.message["bbox"])
+
+    def acknowledge(self) -> None:
+        """Say that a state of the task is done or skipped."""
+        self._acknowledged += 1
+
+    def note(self, error: BaseException | None = None) -> None:
+        """Say that a state of the task came to the end of the chain, perhaps with an error."""
+        self._ended += 1
+        self.error = self.error or error
+
+    def finish(self) -> None:
+        """End the lease: no more states of the task will come.
+
+        Raises:
+            SegflowError: so many tasks failed in the same way that the worker shall stop.
+        """
+        failed = self.error is not None
+        if failed:
+            self._end(True)
+        elif self._ended and self._acknowledged >= self._ended:
+            self._end(False)
+        else:
+            self.open = False
+        self.keeper.ended(self)
+
+    def give_back(self) -> None:
+        """End the lease of a task that is not finished, so that another worker takes it."""
+        if self.error is not None or (self._ended and self._acknowledged >= self._ended):
+            self._end(self.error is not None)
+        elif self._ended:  # came to the end without being acknowledged
+            self.open = False
+        else:
+            self._end(None)
+
+    def extend(self, seconds: float) -> None:
+        """Keep the task for so many seconds; if it was lost, say so."""
+        with self.lock:
+            if not self.open:
+                return
+            try:
+                self.leased.extend(seconds)
+            except LeaseLost as error:
+                self.open = False
+                log.warning("%s; what this one does is not counted", error)
+            except QueueError as error:
+                log.warning("%s (task %s is kept for now)", error, self.label)
+
+    def _end(self, failed: bool | None) -> None:
+        """Tell the queue: failed, done (False) or given back (None)."""
+        with self.lock:
+            if not self.open:
+                return
+            self.open = False
+            try:
+                if failed is False:
+                    self.leased.done()
+                elif self.leased.release(None if failed is None else text_of(self.error)):
+                    log.error("task %s failed %d times and is dead: %s", self.label, self.tries, self.error)
+            except QueueError as error:
+                log.warning("%s; the task will be done again", error)
+
+
+class Keeper:
+    """Takes tasks from a queue for one run, keeps them by a heartbeat, and gives them back at the end.
+
+    Args:
+        queue: where the tasks come from.
+        seconds: how long a lease is; it is extended every third of that.
+        stop: set when the run shall end.
+        row: so many different tasks that fail equally, one after the other, stop the worker.
+    """
+
+    def __init__(self, queue: Queue, seconds: float, stop: threading.Event, *, row: int = 3) -> None:
+        self.queue, self.seconds, self.stop, self.row = queue, seconds, stop, row
+        self._held: list[Held] = []
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._kind = ""  # of the last failures
+        self._equal: set[str] = set()  # the tasks that failed so, one after the other
+        threading.Thread(target=self._beat, daemon=True, name="lease").start()
+
+    def tasks(self, retries: int, most: int | None = None) -> Iterator[Held]:
+        """Give tasks until the queue was found empty ``retries`` times more, or ``most`` of them.
+
+        The waits grow to SEGFLOW_POLL_MAX seconds (default 10). While tasks of this run are unfinished
+        they may come back, so the queue is not given up.
+        """
+        count = tries = 0
+        longest = poll_max()
+        wait = min(FIRST_WAIT, longest)
+        while not self.stop.is_set() and (most is None or count < most):
+            held = self._take()
+            if held is not None:
+                count, tries, wait = count + 1, 0, min(FIRST_WAIT, longest)
+                yield held
+                continue
+            if not self._held:
+                if tries >= retries:
+                    return
+                tries += 1
+                if tries == 1:
+                    log.info(
+                        "nothing is free in %s; asking again up to %d times", self.queue.address, retries
+                    )
+            if self.stop.wait(wait):
+                return
+            wait = min(2 * wait, longest)
+
+    def same(self, error: BaseException) -> bool:
+        """Whether the last task failed just like that."""
+        return kind_of(error) == self._kind
+
+    def ended(self, held: Held) -> None:
+        """Let go of a task; count failures.
+
+        Raises:
+            SegflowError: the limit of equal failures is reached.
+        """
+        with self._lock:
+            if held in self._held:
+                self._held.remove(held)
+        if held.error is None:
+            self._kind, self._equal = "", set()
+            return
+        kind = kind_of(held.error)
+        if kind != self._kind:
+            self._kind, self._equal = kind, set()
+        self._equal.add(held.label)
+        if len(self._equal) >= self.row > 0:
+            raise SegflowError(
+                f"{len(self._equal)} tasks failed in the same way, one after another, so this worker stops: "
+                f"{text_of(held.error)}"
+            )
+
+    def close(self) -> None:
+        """Give back what is held."""
+        self._closed.set()
+        with self._lock:
+            held, self._held = self._held, []
+        for one in held:
+            one.give_back()
+
+    def _take(self) -> Held | None:
+        try:
+            leased = self.queue.lease(self.seconds)
+        except QueueError as error:
+            log.warning("%s", error)
+            return None
+        if leased is None:
+            return None
+        held = Held(self, leased)
+        with self._lock:
+            if not self._closed.is_set():
+                self._held.append(held)
+                return held
+        held.give_back()
+        return None
+
+    def _beat(self) -> None:
+        while not self._closed.wait(self.seconds / 3):
+            with self._lock:
+                held = list(self._held)
+            for one in held:
+                one.extend(self.seconds)
+
+
+def poll_max() -> float:
+    """Give the longest wait between two looks into an empty queue: $SEGFLOW_POLL_MAX, or 10 seconds.
+
+    Raises:
+        UsageError: it is no positive number.
+    """
+    from segflow.errors import UsageError
+
+    told = os.environ.get("SEGFLOW_POLL_MAX", "")
+    if not told:
+        return LONGEST_WAIT
+    try:
+        seconds = float(told)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 1e6:
+        raise UsageError(f"SEGFLOW_POLL_MAX is '{told}'; give it a positive number of seconds")
+    return seconds
+
+
+def text_of(error: BaseException | None) -> str:
+    """Give an error in a line, with the step where it arose."""
+    step = getattr(error, "segflow_step", None)
+    text = " ".join(str(error).split())
+    if not isinstance(error, SegflowError):
+        text = f"{type(error).__name__}: {text}"
+    return f"{step.name}: {text}" if step else text
+
+
+def kind_of(error: BaseException) -> str:
+    """Give what two equal failures share: the error without its numbers."""
+    return re.sub(r"\d+", "#", text_of(error))

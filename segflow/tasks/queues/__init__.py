@@ -1,0 +1,56 @@
+"""Queues of tasks: a folder or Amazon SQS behind one interface."""
+
+from __future__ import annotations
+
+from segflow.tasks.queues.base import Counts, Dead, Leased, Queue
+from segflow.tasks.queues.messages import Message, box_of, message
+
+__all__ = ["Counts", "Dead", "Leased", "Message", "Queue", "box_of", "check_address", "message", "open_queue"]
+
+
+def open_queue(address: str, *, create: bool = False, failures: int = 3) -> Queue:
+    """Open the queue at ``address``.
+
+    Args:
+        address: ``fq://FOLDER``, ``sqs://NAME``, or a bare NAME, which is SQS's.
+        create: make it if it is not there.
+        failures: a task that fails so often goes to the dead-letter place.
+
+    Raises:
+        UsageError: the address is none.
+        QueueError: there is no such queue, or it cannot be reached.
+    """
+    form, place = check_address(address)
+    if form == "fq":
+        from segflow.tasks.queues.folder import FolderQueue
+
+        return FolderQueue(place, create=create, failures=failures)
+    from segflow.tasks.queues.sqs import SqsQueue
+
+    return SqsQueue(place, create=create, failures=failures)
+
+
+def check_address(address: str) -> tuple[str, str]:
+    """Give ("fq", folder) or ("sqs", name) without looking whether the queue is there.
+
+    >>> check_address("sqs://my-queue"), check_address("my-queue")
+    (('sqs', 'my-queue'), ('sqs', 'my-queue'))
+
+    Raises:
+        UsageError: it is no queue's address.
+    """
+    import re
+
+    from segflow.errors import UsageError
+
+    form, mark, place = address.rpartition("://")
+    form = form if mark else "sqs"
+    if form == "fq" and place:
+        from pathlib import Path
+
+        return form, str(Path(place).expanduser().absolute())
+    if form != "sqs" or not re.fullmatch(r"[A-Za-z0-9_-]{1,75}", place):
+        raise UsageError(
+            f"'{address}' names no queue; write fq://FOLDER, or sqs://NAME with letters, digits, - and _"
+        )
+    return form, place
