@@ -25,6 +25,8 @@ SENDERS = 8  # requests at a time
 LEASE = 1800  # seconds, of a queue that we make; every lease tells its own
 KEPT = 14 * 24 * 3600
 LONGEST = 12 * 3600
+WAIT = 1  # seconds that SQS waits for a message
+TRIES = 6  # of a request, with growing waits
 VANISHED = f"it was handed out {LOST} times and never ended: its workers were killed, or out of memory"
 COUNTS = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesDelayed")
 RUNNING = "ApproximateNumberOfMessagesNotVisible"
@@ -60,7 +62,7 @@ class SqsQueue(Queue):
         """Take a free task, waiting up to a second for one."""
         while True:
             with self._telling():
-                found = self._receive(self.url, 1, seconds, 1)
+                found = self._receive(self.url, 1, seconds)
             if not found:
                 return None
             held = SqsLease(self, found[0], seconds)
@@ -149,11 +151,11 @@ class SqsQueue(Queue):
             f"the queue {self.address} refused {len(left)} messages: {told['Failed'][0].get('Message')}"
         )
 
-    def _receive(self, url: str, count: int, seconds: float, wait: int) -> list[dict[str, Any]]:
+    def _receive(self, url: str, count: int, seconds: float) -> list[dict[str, Any]]:
         return list(
             self.client.receive_message(
                 QueueUrl=url, MaxNumberOfMessages=count, VisibilityTimeout=_whole(seconds),
-                WaitTimeSeconds=wait, MessageAttributeNames=["All"],
+                WaitTimeSeconds=WAIT, MessageAttributeNames=["All"],
                 MessageSystemAttributeNames=["ApproximateReceiveCount"],
             ).get("Messages", [])
         )  # fmt: skip
@@ -163,7 +165,7 @@ class SqsQueue(Queue):
         if url is None:
             return
         self._dead_url, seen = url, set()
-        while found := self._receive(url, BATCH, 30, 1):
+        while found := self._receive(url, BATCH, 30):
             fresh = [told for told in found if told["MessageId"] not in seen]
             if not fresh:
                 return
@@ -268,7 +270,7 @@ def _client() -> Any:
     import boto3
     from botocore.config import Config
 
-    settings = Config(connect_timeout=5, read_timeout=30, retries={"mode": "standard", "max_attempts": 6})
+    settings = Config(connect_timeout=5, read_timeout=30, retries={"mode": "standard", "max_attempts": TRIES})
     return boto3.client("sqs", config=settings)
 
 
