@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import errno
 import json
 import logging
 import multiprocessing
@@ -11,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -224,29 +224,67 @@ def test_clipping_is_of_the_global_norm(config: Config) -> None:
 
 
 def test_nan_ends_with_the_last_good_checkpoint(config: Config) -> None:
+    config.solver.optimizer, config.solver.lr, config.solver.clip = "sgd", 1e-3, 0
+    config.solver.schedule, config.solver.steps, config.solver.save_every = "multistep", [3], 2
+    config.solver.gamma = 1e30
+    with pytest.raises(ModelError, match=r"became NaN or infinite by iteration [45]") as error:
+        fit(config)
+    folder = Path(config.output_path)
+    assert files.iterations_in(folder) == [2]  # the weights of iteration 4 were no good
+    assert f"the last good checkpoint is {folder / 'checkpoint_00002.pt'}" in str(error.value)
+    assert not (folder / "model.pt").exists()
+
+
+def test_weights_that_answer_nan_are_not_written(config: Config) -> None:
     config.solver.optimizer, config.solver.lr, config.solver.clip = "sgd", 1e30, 0
-    config.solver.schedule, config.solver.steps, config.solver.save_every = "multistep", [], 1
-    with pytest.raises(ModelError, match=r"NaN or infinite by iteration \d") as error:
+    config.solver.schedule, config.solver.steps, config.solver.iterations = "multistep", [], 1
+    with pytest.raises(
+        ModelError, match="answer became NaN .* iteration 1; no checkpoint was written before"
+    ):
         fit(config)
-    kept = files.newest(Path(config.output_path))
-    assert kept is not None
-    assert f"the last good checkpoint is {kept}" in str(error.value)
-    assert not (Path(config.output_path) / "model.pt").exists()
+    assert list(Path(config.output_path).glob("*.pt")) == []
 
 
-def test_a_full_disk_leaves_older_checkpoints(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = os.fsync
-
-    def full(handle: int) -> None:
-        if (Path(config.output_path) / "checkpoint_00003.pt").exists():
-            raise OSError(errno.ENOSPC, "No space left on device")
-        plain(handle)
-
-    monkeypatch.setattr(files.os, "fsync", full)
-    with pytest.raises(VolumeError, match=r"cannot write .*checkpoint_00006\.pt: no space left on device"):
+def test_a_full_disk_leaves_older_checkpoints(config: Config, disk: Callable[[str], Path]) -> None:
+    folder = disk("256k") / "out"
+    config.output_path, config.solver.save_every, config.solver.iterations = str(folder), 1, 30
+    with pytest.raises(VolumeError, match=r"cannot write .*checkpoint_\d+\.pt: no space left on device"):
         fit(config)
-    assert [p.name for p in Path(config.output_path).glob("*checkpoint*")] == ["checkpoint_00003.pt"]
-    assert files.load(Path(config.output_path) / "checkpoint_00003.pt")["iteration"] == 3
+    kept = files.iterations_in(folder)
+    assert kept == list(range(1, len(kept) + 1))
+    assert {p.name for p in folder.iterdir()} <= {
+        *(f"checkpoint_{i:05d}.pt" for i in kept), "log.jsonl", "tensorboard"}  # fmt: skip
+    assert files.load(files.path_of(folder, kept[-1]))["iteration"] == kept[-1]
+
+
+def test_sigterm_writes_a_checkpoint_and_the_curve_goes_on(config: Config, tmp_path: Path) -> None:
+    config.solver.iterations, config.solver.schedule = 200, "plateau"
+    config.solver.save_every, config.monitor.log_every = 1000, 3
+    off = configuration.defaults().augment
+    config.augment = {name: {**off[name], "p": float(name == "flip")} for name in off}
+    file = tmp_path / "net.yaml"
+    file.write_text(configuration.to_yaml(config))
+    line = [sys.executable, "-m", "segflow", "train", "--config-file", str(file)]
+    one = {**os.environ, "OMP_NUM_THREADS": "1"}  # as here
+    process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env=one)
+    log_file = Path(config.output_path) / "log.jsonl"
+    while not log_file.exists() or not losses(config.output_path):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    (at,) = files.iterations_in(Path(config.output_path))
+    assert f"stopped by SIGTERM at iteration {at}; " in said
+    assert "--resume goes on there" in said
+    config.solver.iterations = at + 7
+    fit(config, resume=True)
+    curve, end = losses(config.output_path), files.load(files.path_of(Path(config.output_path), at + 7))
+    config.output_path = str(tmp_path / "whole")
+    fit(config)
+    assert curve == losses(config.output_path)
+    whole = files.load(files.path_of(Path(config.output_path), at + 7))
+    assert same(end, {**whole, "config": end["config"]})
 
 
 def test_the_best_are_kept_and_training_ends_early(
@@ -458,6 +496,20 @@ def test_bad_volumes_are_refused(config: Config, crop: tuple[str, str], tmp_path
     refused("data.labels has 2 entries and data.images 1", labels=[crop[1]] * 2)
     refused("nothing to train on", images=[], labels=[])
     refused("does not exist", images=[str(tmp_path / "none.tif")])
+
+
+def test_few_labels_of_a_volume_on_disk_are_no_error(
+    config: Config, crop: tuple[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    labels, image = np.zeros((20, 400, 400), np.uint16), tmp_path / "large.tif"
+    labels[:2, :2, :2] = 1
+    labels[:2, :2, 2:4] = 2
+    tifffile.imwrite(image, labels.astype(np.uint8))
+    config.data.images, config.data.labels = [str(image)], written(tmp_path, labels)
+    load_volumes(find_volumes(config), 0)  # nothing fits into memory
+    assert "no two objects were found in 64 places" in caplog.text
+    assert "data.boxes" in caplog.text
+    load_volumes(find_volumes(config), 1 << 30)  # they are found where all is looked at
 
 
 def test_another_voxel_size_is_refused(config: Config, crop: tuple[str, str], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -111,10 +112,16 @@ def from_words(words: Sequence[str]) -> list[Setting]:
 
 
 def unknown(key: str, known: Sequence[str]) -> str:
-    """Say that ``key`` is unknown, and name the nearest of ``known``."""
-    hint = did_you_mean(key, list(known))
-    last = key.rpartition(".")[2]
-    if not hint:
-        same = [k for k in known if k.rpartition(".")[2].lower() == last.lower()]
-        hint = f" (did you mean '{same[0]}'?)" if same else ""
-    return f"the key {key} is unknown{hint}"
+    """Say that ``key`` is unknown, and name the nearest of ``known``: of its section, else of all.
+
+    >>> unknown("solver.eary_stop", ["solver.early_stop", "data.pad"])
+    "the key solver.eary_stop is unknown (did you mean 'solver.early_stop'?)"
+    """
+    section, _, last = key.rpartition(".")
+    own = [k for k in known if k.rpartition(".")[0] == section]
+    for keys, cutoff in ((own, 0.6), (known, 0.75)):  # the first of a name wins
+        names = {k.rpartition(".")[2].lower(): k for k in reversed(keys)}
+        near = difflib.get_close_matches(last.lower(), list(names), n=1, cutoff=cutoff)
+        if near:
+            return f"the key {key} is unknown (did you mean '{names[near[0]]}'?)"
+    return f"the key {key} is unknown{'' if own else did_you_mean(key, list(known))}"

@@ -74,8 +74,9 @@ class Loop(Training):
         first = self.iteration * solver.accumulate * solver.batch
         last = solver.iterations * solver.accumulate * solver.batch
         self.device = self.fabric.device
-        self.total = torch.zeros(2, device=self.device)  # losses since the last line, and their count
-        self.terms: dict[str, float] = {}
+        total, self.terms = self.pending
+        self.total = torch.tensor(total, device=self.device)
+        self.seen: tuple[Tensor, Tensor, Tensor] | None = None  # image, target and logits of a sample
         self.net.train()
         loader = None
         try:
@@ -140,8 +141,8 @@ class Loop(Training):
         )
         logs = now % monitor.log_every == 0 or last
         if logs or saves or validates or self.device.type == "cpu" or now % AGREE_EVERY == 0:
-            self.agree(stop)
-        if self.monitor is not None and monitor.image_every and now % monitor.image_every == 0:
+            self.agree(stop, logs)
+        if self.monitor is not None and self.seen and monitor.image_every and now % monitor.image_every == 0:
             image, target, logits = self.seen
             self.monitor.pictures(now, image, target, logits.float().sigmoid())
         if logs:
@@ -151,8 +152,8 @@ class Loop(Training):
             self.save()
         return bool(solver.early_stop and self.stale >= solver.early_stop)
 
-    def agree(self, stop: Stop) -> None:
-        """End on NaN, or on a signal with a checkpoint; ranks do so together.
+    def agree(self, stop: Stop, logs: bool = False) -> None:
+        """End on NaN, or on a signal with a checkpoint and, if ``logs``, a line; ranks do so together.
 
         Raises:
             ModelError: the loss became NaN or infinite.
@@ -162,19 +163,39 @@ class Loop(Training):
         if self.world > 1:
             state = self.fabric.all_reduce(state.to(self.device), reduce_op="sum")
         if state[0] > 0:
-            found = files.newest(self.folder)
-            kept = f"the last good checkpoint is {found}" if found else "no checkpoint was written before"
-            raise ModelError(
-                f"the loss became NaN or infinite by iteration {self.iteration}; {kept}; lower solver.lr, "
-                "or look for values in the data that are no grey levels"
-            )
+            raise self.diverged("the loss")
         if state[1] > 0:
-            self.tell()
+            if logs:
+                self.tell()
             self.save()
             raise Interrupted(
                 f"stopped by {stop.name or 'a signal to another process'} at iteration {self.iteration}; "
                 f"{files.path_of(self.folder, self.iteration)} is written, --resume goes on there"
             )
+
+    def diverged(self, what: str) -> ModelError:
+        """Give the error for NaN, which names the checkpoint before."""
+        found = files.newest(self.folder)
+        kept = f"the last good checkpoint is {found}" if found else "no checkpoint was written before"
+        return ModelError(
+            f"{what} became NaN or infinite by iteration {self.iteration}; {kept}; lower solver.lr, "
+            "or look for values in the data that are no grey levels"
+        )
+
+    def check_answer(self) -> None:
+        """Raise ModelError, on all ranks together, if the weights answer NaN where they were trained."""
+        if self.seen is None:
+            return
+        net = self.plain if self.average is None else self.average.net
+        good = True
+        for used in {id(n): n for n in (self.plain, net)}.values():
+            was = used.training
+            used.eval()
+            with torch.inference_mode(), self.fabric.autocast():
+                good &= bool(used(self.seen[0][None, None]).isfinite().all())
+            used.train(was)
+        if not all(shared(good, self.world)):
+            raise self.diverged("the network's answer")
 
     def tell(self) -> None:
         """Log the mean losses since the last line, the rate, and the share of time without data."""
@@ -218,7 +239,8 @@ class Loop(Training):
 
     def save(self) -> None:
         """Write the checkpoint of this iteration; no rank goes on before it is there."""
-        states = shared(random_state(), self.world)
+        self.check_answer()
+        states = shared({**random_state(), "losses": (self.total.tolist(), self.terms)}, self.world)
         self.written = self.iteration
         if self.main:
             self.write(states)
@@ -260,6 +282,7 @@ class Loop(Training):
             path, net, model=describe(config.model, sum(n for _, n in self.layout)),
             offsets=config.target.offsets[:count] if affinity else None, voxel_size=self.voxel_size,
             patch_size=config.model.patch_size, record=record, licence=LICENCE, outputs=count,
+            grey_levels=self.grey_levels,
         )  # fmt: skip
         return path
 

@@ -304,7 +304,10 @@ def load_volumes(volumes: list[Volume], budget: int, need_objects: bool = True) 
 
 
 def check_objects(labels: Source) -> None:
-    """Raise VolumeError unless two objects are found: of a volume on disk in some boxes only."""
+    """Raise VolumeError unless two objects are found.
+
+    Of a volume that is not held only some boxes are looked at; where these have too little it is logged.
+    """
     held, found = labels.array(), set()
     if held is not None:
         found = {int(i) for i in np.unique(held[::2, ::4, ::4])} - {0}
@@ -317,6 +320,11 @@ def check_objects(labels: Source) -> None:
             found |= {int(i) for i in np.unique(labels.read(start, size))} - {0}
             if len(found) > 1:
                 return
+        log.warning(
+            "no two objects were found in %d places of the labels %s; where few of them are labelled, "
+            "name the part in data.boxes, or crops are seldom good", LOOKS, labels.path,
+        )  # fmt: skip
+        return
     if len(found) < 2:
         what = "are all 0" if not found else f"hold one object only (id {next(iter(found))})"
         raise VolumeError(

@@ -16,6 +16,7 @@ from segflow.errors import ModelError, UsageError
 from segflow.training import checkpoint as files
 from segflow.training.data import layout_of
 from segflow.training.fabric import restore_random
+from segflow.training.levels import training_levels
 from segflow.training.losses import make_loss
 from segflow.training.monitor import Monitor
 from segflow.training.networks import build
@@ -87,6 +88,8 @@ class Training:
         self.written = -1  # the iteration of the last checkpoint
         self.plateau = Plateau(config.solver.gamma, config.solver.lr)
         self.validate: Validation | None = None
+        # losses since the last line of the log, with their count, and those of each term
+        self.pending: tuple[list[float], dict[str, float]] = [0.0, 0.0], {}
 
     def begin(self, checkpoint: str | None, resume: bool, fine_tune: bool) -> None:
         """Read what to begin with, make network and optimiser, and load the data."""
@@ -114,12 +117,14 @@ class Training:
         used = torch.compile(self.plain) if config.system.compile else self.plain
         self.net, self.optimizer = self.fabric.setup(used, optimizer)
         self._load()
+        self.grey_levels = training_levels(self.volumes) if self.main else None
         self.folder_ready(goes_on)
         seeds = np.random.SeedSequence((config.system.seed, self.rank)).generate_state(1)
         torch.manual_seed(int(seeds[0]))
         states = start.get("random", []) if goes_on else []
         if self.rank < len(states):
             restore_random(states[self.rank])
+            self.pending = states[self.rank].get("losses", self.pending)
 
     def _start(
         self, checkpoint: str | None, resume: bool, weights_only: bool
@@ -162,11 +167,11 @@ class Training:
             group.update({k: v for k, v in told.items() if k in ("weight_decay", "momentum", "betas")})
         if self.average is not None:
             files.load_exactly(self.average.net, start.get("ema") or start["model"], source)
+        total = self.config.solver.iterations
         if self.main:
-            log.info(
-                "going on at iteration %d of %d, from %s",
-                self.iteration, self.config.solver.iterations, source,
-            )  # fmt: skip
+            log.info("going on at iteration %d of %d, from %s", self.iteration, total, source)
+            if self.iteration >= total:
+                log.info("solver.iterations %d are done; a larger one trains on", total)
 
     def _load(self) -> None:
         """Read the volumes that fit into half of the free memory, shared by the ranks of the host."""
