@@ -60,7 +60,9 @@ def plan_info(plan: Plan, options: dict[str, Any]) -> None:
 @triple(
     "--block-size", required=True, show_default=False, aliases=("-b",), help="Size of its blocks, voxels."
 )
-@triple("--factor", default=(2, 2, 2), aliases=("-f",), help="Downsampling from each mip to the next.")
+@triple("--factor", default=None, aliases=("-f",), show_default=False,
+        help="Downsampling from each mip to the next; default: as in the volume if it is there, else 2 2 2.",
+        )  # fmt: skip
 @option(
     "--max-mip",
     type=click.IntRange(0, 30),
@@ -80,7 +82,7 @@ def create_info(
     voxel_size: tuple[float, float, float] | None = None,
     voxel_offset: tuple[int, int, int] | None = None,
     volume_size: tuple[int, int, int] | None = None,
-    factor: tuple[int, int, int] = (2, 2, 2),
+    factor: tuple[int, int, int] | None = None,
     max_mip: int = 0,
     state: State | None = None,
 ) -> None:
@@ -90,17 +92,16 @@ def create_info(
     error. All sizes are z y x.
     """
     from segflow.volumes import open_volume
-    from segflow.volumes.create import empty_info, realise
+    from segflow.volumes.create import empty_info, realise, with_own_mips
 
     if chunk is None and volume_size is None and state is not None:
         chunk = state["chunk"]
     raw = empty_info(
         chunk, size=volume_size, offset=voxel_offset, voxel_size=voxel_size, dtype=data_type,
         channels=channel_num, layer_type=layer_type, block_size=block_size, encoding=encoding,
-        mips=max_mip + 1, factor=factor,
     )  # fmt: skip
     target: Any = open_volume(volume)
-    realise(target, raw, same=True)
+    realise(target, with_own_mips(target, raw, max_mip + 1, factor), same=True)
     if state is not None:
         target.note(state.run.provenance())
         state.run.wrote(f"{target.path}/info")

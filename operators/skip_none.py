@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 def skip_none(
     state: State, *, name: str = "chunk", touch: bool = True, prefix: str | None = None, suffix: str = ""
 ) -> None:
-    """Pass over the task, up to the end of the chain, when a step before gave no chunk of this name."""
+    """Pass over the task, up to the end of the chain, when a step before gave no chunk of this name.
+
+    A plugin gives none by returning [None].
+    """
     if state.get(name) is not None:
         return
     if touch and prefix is not None:

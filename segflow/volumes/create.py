@@ -102,6 +102,21 @@ def empty_info(
     )  # fmt: skip
 
 
+def with_own_mips(volume: Any, raw: metadata.Info, mips: int, factor: Sequence[int] | None) -> metadata.Info:
+    """Give the info with ``mips`` mips, by the factors of the volume if that is there and names them.
+
+    Args:
+        volume: precomputed or zarr, there or not.
+        raw: an info of one mip.
+        mips: how many it shall name.
+        factor: from each mip to the next; None: as in the volume, beyond its last mip 2 2 2.
+    """
+    have = volume.info().mips if factor is None and volume.exists else 1
+    for mip in range(1, mips):
+        raw = metadata.add_mip(raw, volume.ratio(mip - 1, mip)[1] if mip < have else factor or (2, 2, 2))
+    return raw
+
+
 def info_for(
     chunk: Chunk,
     *,
