@@ -14,12 +14,21 @@ from segflow.cli.operator import job, option
         help="Write the model file NAME as ONNX.")  # fmt: skip
 @option("--torch-export", metavar="FILE.pt2", default=None, show_default=False,
         help="Write the model file NAME as a program of torch.export.")  # fmt: skip
+@option("--bioimageio", metavar="FILE.zip", default=None, show_default=False,
+        help="Write the model file NAME as a bioimage.io package, and test it.")  # fmt: skip
+@option("--sample", metavar="IMAGE", default=None, show_default=False,
+        help="With --bioimageio: the middle of this image is its test image; default: smooth noise.")  # fmt: skip
+@option("--author", "authors", metavar="NAME", multiple=True, show_default=False,
+        help="With --bioimageio: who made the network; may be given again.")  # fmt: skip
 def models(
     name: str | None = None,
     *,
     as_json: bool = False,
     onnx: str | None = None,
     torch_export: str | None = None,
+    bioimageio: str | None = None,
+    sample: str | None = None,
+    authors: tuple[str, ...] = (),
 ) -> None:
     """List the networks that are shipped, for inference --model.
 
@@ -31,16 +40,23 @@ def models(
     from segflow.inference import catalogue
     from segflow.inference.models import shipped_names
 
+    if (sample or authors) and not bioimageio:
+        raise UsageError("--sample and --author belong to --bioimageio FILE.zip")
     if name is None:
-        if onnx or torch_export:
-            raise UsageError("--onnx and --torch-export need the NAME or FILE of a network")
+        if onnx or torch_export or bioimageio:
+            raise UsageError("--onnx, --torch-export and --bioimageio need the NAME or FILE of a network")
         every = {known: catalogue.about(known) for known in shipped_names()}
         lines = [catalogue.line(known, found) for known, found in every.items()]
         click.echo(json.dumps(every, indent=1) if as_json else "\n".join(lines))
         return
     found = catalogue.about(name)
-    if onnx or torch_export:
+    if onnx or torch_export or bioimageio:
         export(found["file"], onnx, torch_export)
+    if bioimageio:
+        from segflow.training.package import export_bioimageio
+
+        formats = export_bioimageio(found["file"], bioimageio, sample=sample, authors=authors)
+        click.echo(f"wrote {bioimageio} with {formats}; it passes the test of bioimageio.core", err=True)
     click.echo(json.dumps(found, indent=1) if as_json else detail(name, found))
 
 
