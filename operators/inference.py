@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +74,7 @@ def plan(plan: Plan, options: dict[str, Any]) -> Spec:
     from segflow.inference.backends import check_files
     from segflow.inference.patches import layout
 
+    _check_adapt(options)
     if options["bump"] == "zung":
         raise UsageError("--bump zung is not built; choose wu, gaussian or flat")
     model, weights = _files(options)
@@ -85,7 +87,7 @@ def plan(plan: Plan, options: dict[str, Any]) -> Spec:
         raise UsageError(f"--num-input-channels is {given}, and the chunk has {have}")
     patch = _patch(options, spec.shape)
     found = Spec(None, options["output_dtype"], None, spec.voxel_size)
-    if spec.shape is None or options["patch_grid"] == "volume":
+    if spec.shape is None or options["patch_grid"] == "volume" or options["adapt"] or options["adapt_levels"]:
         return found
     try:
         box = Box.of(spec.voxel_offset or (0, 0, 0), spec.shape[-3:])
@@ -135,13 +137,44 @@ def _backend(options: dict[str, Any], patch: Patch, channels: int) -> Backend:
     )  # fmt: skip
 
 
-def _check_voxel_size(backend: Backend, chunk: Chunk) -> None:
-    """Warn once for a network whose training had other voxels than this image."""
-    from segflow.inference.header import warn_of_voxel_size
+def _check_fit(backend: Backend, chunk: Chunk) -> None:
+    """Warn once for a network whose training had other voxels or grey levels than this image."""
+    from segflow.inference.adapt import Training, warn
 
     if not getattr(backend, "warned", False):
-        trained = getattr(backend, "voxel_size", None)
-        backend.warned = warn_of_voxel_size(chunk.voxel_size, trained)  # type: ignore[attr-defined]
+        backend.warned = warn(chunk, Training.of(backend))  # type: ignore[attr-defined]
+
+
+def _check_adapt(options: dict[str, Any]) -> None:
+    """Raise UsageError for what --adapt does not go with."""
+    between = options["adapt_levels"]
+    if between is not None and not between[0] < between[1]:
+        raise UsageError(f"--adapt-levels {between[0]:g} {between[1]:g}: LOW must be less than HIGH")
+    if not (options["adapt"] or between):
+        return
+    if options["framework"] not in ("pytorch", "onnx"):
+        raise UsageError(f"--adapt does not go with --framework {options['framework']}")
+    if options["patch_grid"] == "volume" and not between:
+        raise UsageError(
+            "--adapt takes the grey levels of each chunk, so blocks would differ at their joints; with "
+            "--patch-grid volume give --adapt-levels LOW HIGH"
+        )
+
+
+def _adapted(
+    options: dict[str, Any], backend: Backend, chunk: Chunk
+) -> tuple[Chunk, Callable[[Chunk], Chunk]]:
+    """Give the image as the network's training was, and what brings an answer back."""
+    from segflow.inference.adapt import Training, adapt
+
+    _check_adapt(options)
+    found, back = adapt(chunk, Training.of(backend), options["adapt_levels"])
+    if found.bbox != chunk.bbox and options["patch_grid"] == "volume":
+        raise UsageError(
+            "--adapt resamples each chunk by itself, which --patch-grid volume excludes; "
+            "resample the volume first, or use --patch-grid chunk"
+        )
+    return found, back
 
 
 def prepare(**options: Any) -> Backend | None:
@@ -209,6 +242,10 @@ def prepare(**options: Any) -> Backend | None:
         help="Where patches are counted from; with volume a block gives what the whole gives.")  # fmt: skip
 @option("--pad", type=click.Choice(["reflect"]), default=None, show_default=False,
         help="Let the chunk be smaller than a patch: it is mirrored.")  # fmt: skip
+@option("--adapt/--no-adapt", default=False,
+        help="Map the grey levels, and resample to the voxel size, of the network's training.")  # fmt: skip
+@option("--adapt-levels", nargs=2, type=float, default=None, metavar="LOW HIGH", show_default=False,
+        help="--adapt, by two grey levels of the image (its 3 and 97 %), alike for all chunks.")  # fmt: skip
 @name_out(help="Map to write: zyx for one channel, else czyx.")
 def inference(
     chunk: Chunk,
@@ -235,6 +272,8 @@ def inference(
     output_dtype: str = "float32",
     patch_grid: str = "chunk",
     pad: str | None = None,
+    adapt: bool = False,
+    adapt_levels: tuple[float, float] | None = None,
     state: State | None = None,
 ) -> Chunk:
     """Run a network over an image in overlapping patches and blend its answers.
@@ -251,7 +290,14 @@ def inference(
         raise ChunkError(f"--num-input-channels is {num_input_channels}, and the chunk has {chunk.channels}")
     patch = _patch(options, chunk.shape)
     backend = _backend(options, patch, chunk.channels)
-    _check_voxel_size(backend, chunk)
+    back = None
+    if adapt or adapt_levels:
+        chunk, back = _adapted(options, backend, chunk)
+        if patch_size == "auto":
+            patch = _patch(options, chunk.shape)
+            backend = _backend(options, patch, chunk.channels)
+    else:
+        _check_fit(backend, chunk)
     placed = {key: options[key] for key in LAYOUT} | {"crop_margin": output_crop_margin}
     if patch_size == "auto":
         patch = best_patch(chunk, backend, patch_overlap or OVERLAP, **placed)
@@ -259,8 +305,9 @@ def inference(
         state.run.device = backend.device
         if backend.files:
             state.run.facts.setdefault("weights", {}).update(backend.files)
-    return infer(
+    answer = infer(
         chunk, backend, patch=patch, bump=bump, batch_size=batch_size, channels=num_output_channels,
         myelin_threshold=mask_myelin_threshold, output_dtype=output_dtype,
         augment=augment_mode if augment else None, **placed,
     )  # fmt: skip
+    return back(answer) if back else answer

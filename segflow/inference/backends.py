@@ -96,6 +96,7 @@ class PyTorch:
         post_process: makes the map of the network's answer.
         offsets: of its affinities, if that is what it gives.
         voxel_size: zyx, nm, of the images that it was trained on, if it is known.
+        grey_levels: of these images, see segflow.inference.levels, if they are known.
         files: names of its weights and their sha256.
         key: what identifies the network where the choice of dtype is kept; it is not kept without.
     """
@@ -112,6 +113,7 @@ class PyTorch:
         post_process: Any = None,
         offsets: tuple[Vec, ...] | None = None,
         voxel_size: Sequence[float] | None = None,
+        grey_levels: dict[str, Any] | None = None,
         files: dict[str, str] | None = None,
         key: str = "",
     ) -> None:
@@ -122,6 +124,7 @@ class PyTorch:
         self.place = models.pick_device(device)
         self.device = "cpu" if self.place.type == "cpu" else f"{self.place} ({precision.machine(self.place)})"
         self.files, self.offsets, self.voxel_size = files or {}, offsets, voxel_size
+        self.grey_levels = grey_levels
         self.pre_process, self.post_process, self.wants_list = pre_process, post_process, False
         if self.place.type == "cpu":
             keep_memory()
@@ -328,6 +331,7 @@ def _load_pytorch(model: str, weights: str | None, **options: Any) -> PyTorch:
         models.load_weights(net, weights)
     for name in ("pre_process", "post_process"):
         options[name] = getattr(module, name, None)
+    options["voxel_size"] = getattr(module, "VOXEL_SIZE", None)
     return PyTorch(net, offsets=getattr(module, "OFFSETS", None), **options)
 
 
@@ -339,7 +343,8 @@ def _load_model_file(path: str, **options: Any) -> PyTorch:
     wanted = header["architecture"].get("channels_in", 1)
     if wanted != options["channels"]:
         raise ModelError(f"{path} takes {wanted} input channels, and the image has {options['channels']}")
-    return PyTorch(net, offsets=offsets_of(header), voxel_size=header["voxel_size"], **options)
+    told = {"voxel_size": header["voxel_size"], "grey_levels": header.get("grey_levels")}
+    return PyTorch(net, offsets=offsets_of(header), **told, **options)
 
 
 def _widened(answer: Any) -> Any:

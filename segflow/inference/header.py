@@ -48,6 +48,8 @@ def read_header(path: str | Path) -> dict[str, Any]:
 
 def checked(header: Any, path: str) -> dict[str, Any]:
     """Give ``header`` if its values have the kinds that they need; raise ModelError if not."""
+    from segflow.inference.levels import checked as good_levels
+
     try:
         architecture, outputs = header["architecture"], header["outputs"]
         channels, patch = architecture["channels_out"], header["patch_size"]
@@ -59,6 +61,7 @@ def checked(header: Any, path: str) -> dict[str, Any]:
             good = good and len(offsets) >= outputs
             good = good and all(len(o) == 3 and all(isinstance(n, int) for n in o) for o in offsets)
         good = good and isinstance(header["record"], dict)
+        good = good and (header.get("grey_levels") is None or good_levels(header["grey_levels"]))
     except (KeyError, TypeError, ValueError):
         good = False
     if not good:
@@ -103,6 +106,6 @@ def warn_of_voxel_size(image: Sequence[float] | None, training: Sequence[float] 
         given, wanted = ("x".join(f"{v:g}" for v in size) for size in (image, training))
         log.warning(
             "the image has voxels of %s nm (zyx) and the network was trained on %s; expect a poor "
-            "answer, or read a mip (-m) nearer to that", given, wanted,
+            "answer, or read a mip (-m) nearer to that, or give --adapt", given, wanted,
         )  # fmt: skip
     return off

@@ -53,6 +53,7 @@ class Onnx:
         self.files = {Path(path).name: digest(path)}
         self.offsets: tuple[Vec, ...] | None = None
         self.voxel_size: Sequence[float] | None = None
+        self.grey_levels: dict[str, Any] | None = None
         self._check(path, (channels, *patch))
         self._read_header(path)
 
@@ -77,6 +78,7 @@ class Onnx:
         except ValueError:
             raise ModelError(f"{path}: its {METADATA} is no JSON; export it again") from None
         self.offsets, self.voxel_size = offsets_of(header), header["voxel_size"]
+        self.grey_levels = header.get("grey_levels")
 
     def __call__(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         if self.batch is None or self.batch == len(batch):

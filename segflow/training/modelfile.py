@@ -14,6 +14,8 @@ voxel_size, patch_size
     zyx, nm and voxels, of its training; voxel_size may be null.
 parameters
     how many it has.
+grey_levels
+    of the images of its training, see segflow.inference.levels; older files have none.
 record, licence
     how it was trained (a dict), and what may be done with it.
 """
@@ -68,6 +70,7 @@ def save_model(
     licence: str,
     outputs: int,
     half: bool = False,
+    grey_levels: dict[str, Any] | None = None,
 ) -> None:
     """Write a model file, whole or not at all; the same network gives the same bytes.
 
@@ -81,6 +84,7 @@ def save_model(
         record: how it was trained: values that JSON can hold; NaN and infinite ones become null.
         licence: of the weights, in one line.
         outputs: how many of the first channels it is to answer with.
+        grey_levels: of the training's images, as segflow.inference.levels.describe gives them.
         half: keep weights in float16, half as large; they are float32 again when read.
 
     Raises:
@@ -92,6 +96,8 @@ def save_model(
         "patch_size": patch_size, "record": record, "licence": licence,
         "parameters": sum(p.numel() for p in module.parameters()),
     }  # fmt: skip
+    if grey_levels is not None:
+        header["grey_levels"] = grey_levels
     try:
         text = json.dumps(_finite(plain(header)), indent=1, sort_keys=True, default=_number)
     except (TypeError, ValueError) as error:
