@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 FOLDERS = ("SEGFLOW_PLUGIN_DIR", "CHUNKFLOW_PLUGIN_DIR")
 ENTRY = "execute"
-PLAIN = (int, float, str, bytes, type(None))  # no chunk, nor anything that a later step could read
+PLAIN = (int, float, str, bytes)  # no chunk, nor anything that a later step could read
 
 
 def find_plugin(file: str) -> Path:
@@ -163,7 +163,8 @@ def run_plugin(
     """Call a plugin and give its results as a tuple.
 
     Arrays become Chunks at the first input's place; where they are smaller or larger than it, they
-    share its middle. Without inputs they begin at ``bbox``. Chunks and other values stay.
+    share its middle. Without inputs they begin at ``bbox``. Chunks and other values stay, as does a
+    None in a list of results, which skip-none looks for.
 
     Args:
         path: the plugin's file.
