@@ -54,4 +54,6 @@ def keep_memory() -> ctypes.CDLL | None:
 def cores() -> int:
     """Give the number of cores that this process may use: NUMBA_NUM_THREADS, else all it is bound to."""
     told = os.environ.get("NUMBA_NUM_THREADS", "")
-    return int(told) if told.isdigit() and int(told) else len(os.sched_getaffinity(0))
+    if told.isdigit() and int(told):
+        return int(told)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -24,6 +24,15 @@ def vec(values: int | Sequence[int]) -> Vec:
     return (z, y, x)
 
 
+def words(numbers: Sequence[float]) -> str:
+    """Give numbers as they stand on the command line.
+
+    >>> words((20, 1000000, 6.5, 30.0))
+    '20 1000000 6.5 30'
+    """
+    return " ".join(f"{n:g}" if isinstance(n, float) else str(n) for n in numbers)
+
+
 @dataclass(frozen=True, order=True)
 class Box:
     """A half-open box: ``start`` and ``stop`` in voxels, zyx.

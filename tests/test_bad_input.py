@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import subprocess
@@ -130,17 +129,8 @@ def test_box_outside(segflow, place):
 
 
 @pytest.fixture
-def small_disk(tmp_path):
-    """Give a file system of 2 MB."""
-    place = tmp_path / "small"
-    place.mkdir()
-    if (
-        os.geteuid() != 0
-        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", place]).returncode
-    ):
-        pytest.skip("cannot mount a small file system here")
-    yield place
-    subprocess.run(["umount", "--lazy", place], check=True)
+def small_disk(disk):
+    return disk("2m")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import subprocess
 from pathlib import Path
 
 import h5py
@@ -336,15 +335,8 @@ def test_places_that_cannot_be_written(segflow, kind):
 
 
 @pytest.fixture
-def small_disk(tmp_path):
-    """Give a folder on a disk of 1 MiB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("a small disk cannot be mounted here")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
+def small_disk(disk):
+    return disk("1m")
 
 
 @pytest.mark.parametrize("kind", ["tif", "h5", "npy", "zarr"])

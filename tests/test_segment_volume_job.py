@@ -307,15 +307,8 @@ def test_relabelled_volumes_do_not_replace_others(run, segflow):
 
 
 @pytest.fixture
-def small_disk(tmp_path):
-    """Give a folder on a disk of 300 kB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(place)]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("a small disk cannot be mounted here")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
+def small_disk(disk):
+    return disk("300k")
 
 
 @pytest.mark.parametrize("processes", [1, 2])

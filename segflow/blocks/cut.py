@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from segflow.errors import BoxError, UsageError
-from segflow.geometry import Box, Grid, Vec, vec
+from segflow.geometry import Box, Grid, Vec, vec, words
 from segflow.volumes.base import VolumeInfo
 from segflow.volumes.files import override
 
@@ -104,11 +104,9 @@ class Blocks:
         if bounds.empty:
             raise UsageError(f"the region {bounds} is empty; every stop must be greater than its start")
         if min(size) < 1:
-            raise UsageError(f"--block-size {_words(size)} must be positive")
+            raise UsageError(f"--block-size {words(size)} must be positive")
         if any(not 0 <= o < s for o, s in zip(overlap, size)):
-            raise UsageError(
-                f"--overlap {_words(overlap)} must be 0 to less than --block-size {_words(size)}"
-            )
+            raise UsageError(f"--overlap {words(overlap)} must be 0 to less than --block-size {words(size)}")
         grid = Grid.over(bounds, size, [s - o for s, o in zip(size, overlap)])
         axes = []
         for axis in range(3):
@@ -180,7 +178,3 @@ def read_block(source: Source, box: Box) -> Chunk:
     if shared.empty:
         raise BoxError(f"the block {box} is wholly outside {source.info.bounds}")
     return source.read(shared).pad_to(box)
-
-
-def _words(numbers: Sequence[Any]) -> str:
-    return " ".join(f"{n:g}" for n in numbers)

@@ -30,6 +30,7 @@ from segflow.blocks.ledger import Stage
 from segflow.compiled import cores, keep_memory
 from segflow.geometry import Box, Vec, vec
 from segflow.segmentation import fragments, pieces, subgraphs
+from segflow.segmentation.unions import renamed
 
 Table = Mapping[str, NDArray[Any]]
 Load = Callable[..., Table]  # stage, block, names of arrays (default: all)
@@ -187,11 +188,12 @@ class Exact:
 
     def _region(self, block: int) -> tuple[Any, Any, list[Any], Any]:
         """Give a block's labels and fragments, the planes before it, and its affinities."""
-        planes = [
-            None if other is None else self.lut(None, other)[self._last(axis, other)]
-            for axis, other in enumerate(self.tree.before(block))
-        ]
-        return self.labels(block), self.named(block), planes, self.read(self.tree.box(0, block))
+        return (
+            self.labels(block),
+            self.named(block),
+            self._planes(None, block),
+            self.read(self.tree.box(0, block)),
+        )
 
     def contacts(self, block: int) -> Table:
         """Count the affinities of a block's edges."""
@@ -220,12 +222,12 @@ class Exact:
             )
             above = (found["ids"], found["segments"])
             if self.quantile is not None:
-                return {"segments": _renamed(self.named(node), *above)}
+                return {"segments": renamed(self.named(node), *above)}
         part = self.load(f"merge-{level}", node, "ids", "to", "merges", "live")
         result = subgraphs.segments(part, threshold, above, self.quantile)
         if level:
             return {"ids": part["ids"], "segments": result}
-        return {"segments": _renamed(self.named(node), part["ids"], result)}
+        return {"segments": renamed(self.named(node), part["ids"], result)}
 
     def lut(self, threshold: Fraction | None, block: int) -> NDArray[np.int64]:
         """Give the segment at a threshold, or the fragment, of the labels 0 ... n of a block."""
@@ -241,18 +243,15 @@ class Exact:
 
     def with_planes(self, threshold: Fraction, block: int) -> tuple[NDArray[np.int64], list[int]]:
         """Give the segmentation of a block and of the planes before it, and where the block begins."""
-        before = self.tree.before(block)
-        start = [int(other is not None) for other in before]
         segments = self.lut(threshold, block)[self.labels(block)]
-        whole = np.zeros([n + s for n, s in zip(segments.shape, start)], np.int64)
-        inner = [slice(s, None) for s in start]
-        whole[tuple(inner)] = segments
-        for axis, other in enumerate(before):
-            if other is not None:
-                at: list[Any] = list(inner)
-                at[axis] = 0
-                whole[tuple(at)] = self.lut(threshold, other)[self._last(axis, other)]
-        return whole, start
+        return subgraphs.with_planes(segments, self._planes(threshold, block))
+
+    def _planes(self, threshold: Fraction | None, block: int) -> list[NDArray[np.int64] | None]:
+        """Give the planes before a block, on z, y and x; None at the volume's side."""
+        return [
+            None if other is None else self.lut(threshold, other)[self._last(axis, other)]
+            for axis, other in enumerate(self.tree.before(block))
+        ]
 
     def _last(self, axis: int, block: int) -> NDArray[np.uint32]:
         return self.load("fragments", block, f"last-{axis}")[f"last-{axis}"]
@@ -280,14 +279,6 @@ def label(threshold: Fraction) -> str:
     ('0.7', '0.800000001')
     """
     return f"{float(threshold):.12g}"
-
-
-def _renamed(ids: NDArray[Any], known: NDArray[Any], names: NDArray[Any]) -> NDArray[Any]:
-    """Give the names of ids by a sorted table; ids that it does not hold keep theirs."""
-    if not len(known):
-        return ids
-    places = np.minimum(np.searchsorted(known, ids), len(known) - 1)
-    return np.where(known[places] == ids, names[places], ids)
 
 
 def _given(ids: NDArray[np.int64]) -> dict[str, NDArray[Any]]:

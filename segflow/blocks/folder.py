@@ -14,7 +14,7 @@ from segflow.blocks.cut import Blocks, Held, Source
 from segflow.blocks.inputs import fingerprint
 from segflow.blocks.manifest import NAME, Manifest, block_files, load_manifest
 from segflow.errors import UsageError, VolumeError
-from segflow.geometry import Box, Vec, vec
+from segflow.geometry import Box, Vec, vec, words
 from segflow.volumes import hdf5, tif
 from segflow.volumes.base import VolumeInfo
 from segflow.volumes.files import reason
@@ -140,7 +140,7 @@ def open_blocks(
         blocks = manifest.blocks
     strange = [f for a, f in files.items() if any(i >= n for i, n in zip(a, blocks.counts))]
     if strange:
-        raise VolumeError(f"{strange[0]} is outside the grid of {_words(blocks.counts)} blocks; remove it")
+        raise VolumeError(f"{strange[0]} is outside the grid of {words(blocks.counts)} blocks; remove it")
     _check_missing(path, blocks, files, manifest.empty if manifest else frozenset(), fill_missing)
     kept = {blocks.index(at): volume for at, volume in opened.items()}
     size = manifest.voxel_size if manifest else None
@@ -175,7 +175,7 @@ def _placed(volume: LazyVolume, box: Box, size: Any, told: dict[str, Any]) -> La
     info, known = volume.info, volume.info.voxel_size
     if size and told["voxel_size"] is None and known not in (None, size):
         raise VolumeError(
-            f"{info.path} has voxels of {_words(known or ())} nm, and {NAME} says {_words(size)}; "
+            f"{info.path} has voxels of {words(known or ())} nm, and {NAME} says {words(size)}; "
             "correct one, or give --voxel-size"
         )
     begins = info.bounds.start
@@ -184,8 +184,8 @@ def _placed(volume: LazyVolume, box: Box, size: Any, told: dict[str, Any]) -> La
     if box.contains(info.bounds) and any(begins):
         return volume.moved(begins, known or size)  # its border was cut off
     raise VolumeError(
-        f"{info.path} holds {info.bounds} ({_words(info.bounds.shape)} voxels), and its block of the grid is "
-        f"{box} ({_words(box.shape)}); split again, or write the block in its own shape"
+        f"{info.path} holds {info.bounds} ({words(info.bounds.shape)} voxels), and its block of the grid is "
+        f"{box} ({words(box.shape)}); split again, or write the block in its own shape"
     )
 
 
@@ -246,10 +246,6 @@ def _window(
             f"the blocks {letter}{number:02d} in {path} are {end - begin} voxels in {letter}, not {size}"
         )
     return begin, end
-
-
-def _words(numbers: Sequence[Any]) -> str:
-    return " ".join(f"{n:g}" for n in numbers)
 
 
 def told_apart(source: Source | VolumeInfo) -> dict[str, Any]:

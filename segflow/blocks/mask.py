@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segflow.errors import VolumeError
-from segflow.geometry import Box, Vec, vec
+from segflow.geometry import Box, Vec, vec, words
 from segflow.volumes.base import VolumeInfo
 
 if TYPE_CHECKING:
@@ -85,12 +84,8 @@ def _factor(mask: VolumeInfo, info: VolumeInfo) -> Vec:
     factor = [max(1, round(e)) for e in exact]
     if any(abs(e - f) > 0.01 * f for e, f in zip(exact, factor)):
         raise VolumeError(
-            f"the mask {mask.path} ({_words(mask.bounds.shape)} voxels of "
-            f"{_words(mask.voxel_size or ())} nm) is no whole multiple of the volume "
-            f"({_words(info.bounds.shape)} of {_words(info.voxel_size or ())} nm)"
+            f"the mask {mask.path} ({words(mask.bounds.shape)} voxels of "
+            f"{words(mask.voxel_size or ())} nm) is no whole multiple of the volume "
+            f"({words(info.bounds.shape)} of {words(info.voxel_size or ())} nm)"
         )
     return vec(factor)
-
-
-def _words(numbers: Sequence[Any]) -> str:
-    return " ".join(f"{n:g}" for n in numbers)

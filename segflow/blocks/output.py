@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from segflow.errors import UsageError, VolumeError
-from segflow.geometry import Box, Vec
+from segflow.geometry import Box, Vec, words
 from segflow.volumes import info as metadata
 from segflow.volumes import open_volume, split_address
 from segflow.volumes.base import VolumeInfo
@@ -102,14 +102,14 @@ class Output:
         spans = list(zip(bounds.start, bounds.stop, info.bounds.start, info.bounds.stop, unit))
         if any((a - o) % u or ((b - o) % u and b != end) for a, b, o, end, u in spans):
             raise UsageError(
-                f"{bounds} begins or ends inside chunks ({_words(unit)}) of {self.path}, which is in a "
+                f"{bounds} begins or ends inside chunks ({words(unit)}) of {self.path}, which is in a "
                 "bucket and takes whole ones; give another volume"
             )
         if any(s % u and s < b - a for s, (a, b, *_, u) in zip(size, spans)):
             fitting = [max(1, round(s / u)) * u for s, u in zip(size, unit)]
             raise UsageError(
-                f"blocks of {_words(size)} are not whole chunks ({_words(unit)}) of {self.path}, which is in "
-                f"a bucket and takes whole ones; give --block-size {_words(fitting)}"
+                f"blocks of {words(size)} are not whole chunks ({words(unit)}) of {self.path}, which is in "
+                f"a bucket and takes whole ones; give --block-size {words(fitting)}"
             )
 
     @property
@@ -128,7 +128,3 @@ class Output:
         """Keep with a volume how it was made; a file has that in it."""
         if not self.is_file and self.provenance is not None:
             self.volume.note(self.provenance)
-
-
-def _words(numbers: Sequence[int]) -> str:
-    return " ".join(map(str, numbers))

@@ -21,7 +21,7 @@ from segflow.compiled import njit
 from segflow.segmentation.merging import above
 from segflow.segmentation.regions import contacts
 from segflow.segmentation.subgraphs import joined
-from segflow.segmentation.unions import united
+from segflow.segmentation.unions import renamed, united
 
 Table = Mapping[str, NDArray[Any]]
 
@@ -146,6 +146,4 @@ def apply(segments: NDArray[np.uint64], rules: Table) -> NDArray[np.uint64]:
     if not len(ids):
         return segments
     found, ranks = np.unique(segments, return_inverse=True)
-    place = np.minimum(np.searchsorted(ids, found), len(ids) - 1)
-    names = np.where(ids[place] == found, rules["becomes"][place], found)
-    return names[ranks].reshape(segments.shape)
+    return renamed(found, ids, rules["becomes"])[ranks].reshape(segments.shape)

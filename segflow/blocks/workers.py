@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 
+from segflow.compiled import cores
 from segflow.errors import Interrupted, SegflowError
 
 DRIVER = "SEGFLOW_DRIVER"  # tells a worker its driver's process id, and when the run began
@@ -62,7 +63,7 @@ def workers(words: Sequence[str], processes: int, since: float) -> Iterator[list
 
     ``since`` is when the run began, seconds since 1970: what failed before is tried again.
     """
-    threads = str(max(1, len(os.sched_getaffinity(0)) // processes))
+    threads = str(max(1, cores() // processes))
     environment = {**dict.fromkeys(THREADS, threads), DRIVER: f"{os.getpid()} {since}"}
     started: list[Worker] = []
     try:

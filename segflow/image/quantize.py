@@ -57,5 +57,10 @@ def mean_bytes(maps: NDArray[Any]) -> NDArray[np.uint8]:
         if scale == 255 and not (low >= -SLACK and high <= 1 + SLACK):  # NaN fails too
             raise ChunkError(f"values from {low:g} to {high:g} are not in [0, 1]; normalise them first")
         mean = values.mean(axis=0, dtype=np.float32) if len(values) > 1 else values[0].astype(np.float32)
-        made[index] = np.rint(np.clip(mean * np.float32(scale), 0, 255))
+        made[index] = to_bytes(mean, scale)
     return made
+
+
+def to_bytes(values: NDArray[Any], scale: int = 255) -> NDArray[np.uint8]:
+    """Give round(scale a), cut off at 0 and 255, computed in float32."""
+    return np.rint(np.clip(values.astype(np.float32) * np.float32(scale), 0, 255)).astype(np.uint8)

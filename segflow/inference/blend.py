@@ -7,7 +7,6 @@ sum (in float64) leaves nothing to divide at the end, and needs no volume of wei
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segflow.compiled import njit
+from segflow.compiled import cores, njit
 from segflow.errors import UsageError
 from segflow.geometry import Box, Vec
 from segflow.inference.patches import Layout
@@ -82,7 +81,7 @@ def shares(windows: Sequence[tuple[int, int]], kind: str = "wu") -> list[NDArray
 @cache
 def workers() -> tuple[ThreadPoolExecutor, int]:
     """Give a pool of one thread a core that this process may use, and their number."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = cores()
     return ThreadPoolExecutor(count, thread_name_prefix="blend"), count
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from segflow.chunk import AXIS_NAMES, Chunk, channel_order
 from segflow.errors import ChunkError, UsageError
+from segflow.image.quantize import to_bytes
 
 NEAREST = ((-1, 0, 0), (0, -1, 0), (0, 0, -1))
 ROUNDING = 1e-4  # how far blended float affinities may leave [0, 1]
@@ -127,9 +128,7 @@ def nearest_bytes(chunk: Chunk) -> NDArray[np.uint8]:
     result = np.empty((3, *array.shape[1:]), np.uint8)
     for made, channel in zip(result, order):
         for section, values in zip(made, array[channel]):
-            if array.dtype != np.uint8:
-                values = np.rint(np.clip(values.astype(np.float32) * np.float32(255), 0, 255))
-            section[...] = values
+            section[...] = values if array.dtype == np.uint8 else to_bytes(values)
     return result
 
 

@@ -322,9 +322,7 @@ def merge(
     )  # fmt: skip
     if most >= 1 << 32:
         raise ChunkError(f"two segments touch in {most} voxel pairs; means are compared up to 2^32 of them")
-    least = np.full(nodes, nodes, np.int32)
-    np.minimum.at(least, parent, np.arange(nodes, dtype=np.int32))
-    to = least[parent]
+    to = _first_nodes(parent)
     live = np.zeros(nodes, bool)
     live[to] = stopped[parent] != 0
     left = alive & live[to[first]] & live[to[second]]
@@ -332,6 +330,13 @@ def merge(
     edges = np.column_stack([ends, sums[left], counts[left], keys[left]]).astype(np.int64)
     rows = np.column_stack([u[done[:, 0]], v[done[:, 0]], done[:, 1:]]).astype(np.int64)
     return Merged(to, live, edges, rows)
+
+
+def _first_nodes(parent: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Give for each node the first of its segment, where ``parent`` gives any of them."""
+    least = np.full(len(parent), len(parent), np.int32)
+    np.minimum.at(least, parent, np.arange(len(parent), dtype=np.int32))
+    return least[parent]
 
 
 def merge_quantiles(
@@ -371,11 +376,9 @@ def merge_quantiles(
         nodes, first, second, sums, counts, np.zeros(nodes, np.uint8), limit.numerator, limit.denominator,
         percent, begins.copy(), chain, rows,
     )  # fmt: skip
-    least = np.full(nodes, nodes, np.int32)
-    np.minimum.at(least, parent, np.arange(nodes, dtype=np.int32))
     keys = begins[done[:, 0]]
     merges = np.column_stack([u[keys], v[keys], done[:, 1:]]).astype(np.int64)
-    return Merged(least[parent], np.zeros(nodes, bool), np.zeros((0, 5), np.int64), merges)
+    return Merged(_first_nodes(parent), np.zeros(nodes, bool), np.zeros((0, 5), np.int64), merges)
 
 
 @njit()

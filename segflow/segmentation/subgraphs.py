@@ -105,16 +105,25 @@ def _ranked(
     ids = ids[ids != 0]
     rank = np.zeros(len(names) + 1, np.int32)
     rank[1:] = np.searchsorted(ids, names) + 1
+    ranks = (None if p is None else np.where(p == 0, 0, np.searchsorted(ids, p) + 1) for p in planes)
+    return ids, *with_planes(rank[labels], list(ranks))
+
+
+def with_planes(block: NDArray[Any], planes: Sequence[NDArray[Any] | None]) -> tuple[NDArray[Any], list[int]]:
+    """Put before a block, on z, y and x, the planes of the blocks before it; tell where the block begins.
+
+    The edges at which such planes meet are 0: no pair of voxels of the block touches them.
+    """
     start = [int(p is not None) for p in planes]
-    whole = np.zeros([n + s for n, s in zip(labels.shape, start)], np.int32)
+    whole = np.zeros([n + s for n, s in zip(block.shape, start)], block.dtype)
     inner = [slice(s, None) for s in start]
-    whole[tuple(inner)] = rank[labels]
+    whole[tuple(inner)] = block
     for axis, plane in enumerate(planes):
         if plane is not None:
             at: list[Any] = list(inner)
             at[axis] = 0
-            whole[tuple(at)] = np.where(plane == 0, 0, np.searchsorted(ids, plane) + 1)
-    return ids, whole, start
+            whole[tuple(at)] = plane
+    return whole, start
 
 
 def of_parts(
@@ -240,9 +249,9 @@ def segments(
     first = to if len(kept) == len(merges) else united(len(ids), kept[:, 0], kept[:, 1])
     if above is None:
         return ids[first]
-    whole = np.ones(len(ids), bool)  # segments that this threshold leaves whole may have grown since
-    whole[to[first != to]] = False
-    live = part["live"][whole[part["live"]]]
+    # Later merges score no higher: a segment that this threshold divides has none of them, and its own
+    # name above.
+    live = part["live"]
     outer, values = above
     names = ids.copy()
     names[live] = values[np.searchsorted(outer, ids[live])]

@@ -24,6 +24,18 @@ def distinct(values: NDArray[Any]) -> NDArray[Any]:
     return values[new]
 
 
+def renamed(ids: NDArray[Any], known: NDArray[Any], names: NDArray[Any]) -> NDArray[Any]:
+    """Give the names of ids by a sorted table; ids that it does not hold keep theirs.
+
+    >>> renamed(np.array([5, 1, 7]), np.array([1, 5]), np.array([2, 6])).tolist()
+    [6, 2, 7]
+    """
+    if not len(known):
+        return ids
+    places = np.minimum(np.searchsorted(known, ids), len(known) - 1)
+    return np.where(known[places] == ids, names[places], ids)
+
+
 @njit()
 def find(parent: NDArray[Any], node: int) -> int:
     """Give the root of a node, and halve the way there."""

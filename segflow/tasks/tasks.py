@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from segflow.errors import UsageError
-from segflow.geometry import Box, Grid, Vec, vec
+from segflow.geometry import Box, Grid, Vec, vec, words
 
 
 @dataclass(frozen=True)
@@ -83,11 +83,11 @@ def make_tasks(
     for name, numbers in (("start", grid.start), ("chunk size", grid.size), ("stride", grid.stride)):
         if any(n % b for n, b in zip(numbers, aligned_block_size or (1, 1, 1))):
             raise UsageError(
-                f"the {name} {_words(numbers)} is not whole blocks of {_words(aligned_block_size or ())}"
+                f"the {name} {words(numbers)} is not whole blocks of {words(aligned_block_size or ())}"
             )
     clip = None if respect_chunk_size else region
     if clip is not None and grid[len(grid) - 1].intersect(clip).empty:
-        raise UsageError(f"a grid of {_words(grid.counts)} goes beyond {clip}; give a smaller --grid-size")
+        raise UsageError(f"a grid of {words(grid.counts)} goes beyond {clip}; give a smaller --grid-size")
     return Tasks(grid, _indices(len(grid), index_start, index_stop), clip)
 
 
@@ -139,9 +139,7 @@ def region_from(
         else:
             region = Box.of(begin, size) if size is not None else Box(begin, vec(stop or ()))
             if stop is not None and region.stop != vec(stop):
-                raise UsageError(
-                    f"by its size the region ends at {_words(region.stop)}, not at {_words(stop)}"
-                )
+                raise UsageError(f"by its size the region ends at {words(region.stop)}, not at {words(stop)}")
     if region.empty:
         raise UsageError(f"the region {region} is empty; every stop must be greater than its start")
     if bounds is not None and region.intersect(bounds).empty:
@@ -158,13 +156,13 @@ def _stride(
         step = vec([s - o for s, o in zip(size, overlap or (0, 0, 0))])
         if min(step) < 1 or min(overlap or (0,)) < 0:
             raise UsageError(
-                f"the overlap {_words(overlap or ())} must be 0 to less than the chunk {_words(size)}"
+                f"the overlap {words(overlap or ())} must be 0 to less than the chunk {words(size)}"
             )
         return step
     counts = grid_size or (2, 2, 2)
     if any(d < 0 or (d == 0 and n > 1) for d, n in zip(stride, counts)):
         raise UsageError(
-            f"with a stride of {_words(stride)} the chunks would not move on; give positive numbers"
+            f"with a stride of {words(stride)} the chunks would not move on; give positive numbers"
         )
     return vec(stride)
 
@@ -181,9 +179,5 @@ def _indices(count: int, start: int, stop: int | None) -> range:
 
 def _positive(name: str, numbers: Sequence[int]) -> Vec:
     if min(numbers) < 1:
-        raise UsageError(f"the {name} {_words(numbers)} must be positive")
+        raise UsageError(f"the {name} {words(numbers)} must be positive")
     return vec(numbers)
-
-
-def _words(numbers: Sequence[int]) -> str:
-    return " ".join(map(str, numbers))

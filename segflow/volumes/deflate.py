@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice, product
@@ -10,6 +9,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from segflow.compiled import cores
 
 
 def pack(array: NDArray[Any], start: tuple[int, ...], size: tuple[int, ...]) -> bytes:
@@ -39,7 +40,7 @@ def write_packed(
     size = main.chunks
     starts = product(*(range(0, n, s) for n, s in zip(array.shape, size)))
     place = at or (0,) * array.ndim
-    workers = len(os.sched_getaffinity(0))
+    workers = cores()
     with ThreadPoolExecutor(workers) as pool:
         while some := list(islice(starts, 4 * workers)):
             for start, data in zip(some, pool.map(lambda s: pack(array, s, size), some)):
