@@ -82,7 +82,8 @@ def test_the_answer_has_the_size_of_the_image(name, size):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"block": "light", "thin_top": True, "stem": [1, 3, 3], "head": [1, 5, 5]}]
+    "options",
+    [{}, {"block": "light", "thin_top": True, "bottom": 2, "stem": [1, 3, 3], "head": [1, 5, 5]}],
 )
 @pytest.mark.parametrize("norm", NORMS)
 def test_the_gradient_reaches_every_parameter_of_rsunet(norm, options):

@@ -63,8 +63,9 @@ class RSUNet(nn.Module):
         kernels: the kernel (odd, zyx) of each level, where it is not that of ``isotropic``.
         norm: bn, gn, in or none. act: see parts.activation.
         options: ``block`` full (the paper's) or light; ``thin_top``: at full resolution only a
-            convolution instead of a block; ``stem``: kernel of the first convolution;
-            ``head``: of the last; ``mean``, ``std``: of the grey levels.
+            convolution instead of a block; ``bottom``: how many blocks the coarsest level has;
+            ``stem``: kernel of the first convolution; ``head``: of the last; ``mean``, ``std``: of
+            the grey levels.
 
     Raises:
         UsageError: options that are unknown or do not fit each other.
@@ -84,8 +85,8 @@ class RSUNet(nn.Module):
     ) -> None:
         super().__init__()
         given = take(
-            options or {}, "rsunet", block="full", thin_top=False, stem=(1, 5, 5), head=(1, 1, 1),
-            mean=0.5, std=0.2,
+            options or {}, "rsunet", block="full", thin_top=False, bottom=1, stem=(1, 5, 5),
+            head=(1, 1, 1), mean=0.5, std=0.2,
         )  # fmt: skip
         one_of("model.options.block", given["block"], BLOCKS)
         kernels = kernels or [(3, 3, 3) if flag else (1, 3, 3) for flag in isotropic]
@@ -93,10 +94,16 @@ class RSUNet(nn.Module):
         stem, head = odd(given["stem"], "options.stem"), odd(given["head"], "options.head")
         sizes = [odd(k, "kernels") for k in kernels]
 
-        blocks = [Block(w, size, given["block"], norm, act) for w, size in zip(widths, sizes)]
-        grown: list[nn.Module] = [
-            Block(w, size, given["block"], norm, act) for w, size in zip(widths[:-1], sizes)
-        ]
+        if not isinstance(given["bottom"], int) or given["bottom"] < 1:
+            raise UsageError(f"model.options.bottom {given['bottom']} must be a whole number from 1 on")
+
+        def block(level: int) -> nn.Module:
+            return Block(widths[level], sizes[level], given["block"], norm, act)
+
+        blocks = [block(level) for level in range(len(widths))]
+        if given["bottom"] > 1:
+            blocks[-1] = nn.Sequential(*(block(-1) for _ in range(given["bottom"])))
+        grown = [block(level) for level in range(len(widths) - 1)]
         if given["thin_top"]:
             grown[:1] = [Thin(widths[0], sizes[0], norm, act)] if grown else []
         self.strides = strides(isotropic)
