@@ -257,7 +257,7 @@ def test_sampling_many_voxels_is_their_mean():
 def test_adapt_gives_affinities_on_the_images_grid(segflow, model, ac4, tmp_path):
     coarse = ac4[:8].reshape(8, 256, 2, 256, 2).mean((2, 4)).astype(np.uint8)[:, :64, :64] // 2
     tifffile.imwrite(tmp_path / "coarse.tif", coarse)
-    read = ["read-tif", "-f", tmp_path / "coarse.tif", "--voxel-size", 30, 12, 12, "-t", 5, 6, 7]
+    read = ["read-tif", "-f", tmp_path / "coarse.tif", "--voxel-size", 30, 12, 12, "--voxel-offset", 5, 6, 7]
     said = segflow(*read, "inference", "-m", model, "--adapt", "--mask-output-chunk", "-o", "affs",
                    "write-h5", "-i", "affs", "-f", tmp_path / "affs.h5").err  # fmt: skip
     assert "expect a poor" not in said
@@ -281,7 +281,7 @@ def test_options_that_do_not_go_together(segflow, model, data):
     assert "less than HIGH" in segflow(*line, "--adapt-levels", 9, 3, code=2).last
     wrong = segflow(*read, "inference", "-f", "identity", "--adapt", "-s", *PATCH, code=2).last
     assert "identity" in wrong
-    read[5:] = [30, 60, 60]
+    read[4:] = [30, 60, 60]
     assert "more than 4 times" in segflow(*read, "inference", "-m", model, "--adapt", code=1).last
 
 

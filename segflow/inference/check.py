@@ -174,7 +174,7 @@ def text(found: Facts) -> str:
     lines = [
         f"model        {found['model']}",
         f"device       {found['device']}, {found['machine']}",
-        f"speed        {found['mvoxel_per_s']:.3g} Mvoxel/s in float32, {found['seconds']:.3g} s a patch of {size}",
+        f"speed        {found['mvoxel_per_s']:.3g} Mvoxel/s in float32; {found['seconds']:.3g} s for {size}",
         f"memory       {found['memory'] / 2**20:.0f} MiB at most"
         if found["memory"]
         else "memory       unknown",
