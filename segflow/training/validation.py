@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +23,8 @@ from segflow.training.sources import Volume
 if TYPE_CHECKING:
     from segflow.training.schema import Config
 
-THRESHOLDS = tuple(round(0.1 * n, 1) for n in range(1, 10))
+AT = tuple(Fraction(n, 10) for n in range(1, 10))
+THRESHOLDS = tuple(float(t) for t in AT)
 LOSS_CROPS = 32  # of all validation volumes
 
 Context = Callable[[], Any]
@@ -128,24 +130,33 @@ class Validation:
         return [x for part in shared(mine, self.world) for x in part]
 
     def _table(self, volume: Volume, answers: Answers) -> tuple[int, NDArray[np.float64]]:
-        from segflow.segmentation import agglomerate, evaluate, watershed
+        image, truth = whole(volume)
+        found = scored(predicted(image, answers, self.config.model.patch_size), truth, AT)
+        return truth.size, np.array([(row["voi"], row["adapted_rand_error"]) for row in found])
 
-        patch = self.config.model.patch_size
-        overlap = [n // 4 for n in patch]
-        image = Chunk(as_image(volume.image.read((0, 0, 0), volume.shape)))
-        truth = as_labels(volume.labels.read((0, 0, 0), volume.shape))
-        if volume.mask is not None:
-            truth = np.where(volume.mask.read((0, 0, 0), volume.shape) > 0, truth, 0)
-        affinities = infer(
-            image, answers, patch=Patch.of(patch, overlap=overlap), mask_output_chunk=True, pad="reflect"
-        )
-        fragments = watershed(affinities)
-        rows = []
-        for threshold in THRESHOLDS:
-            segments = agglomerate(affinities, threshold, fragments=fragments, engine="exact")
-            found = evaluate(segments, truth)
-            rows.append((found["voi_split"] + found["voi_merge"], found["adapted_rand_error"]))
-        return truth.size, np.array(rows)
+
+def whole(volume: Volume) -> tuple[Chunk, NDArray[np.int64]]:
+    """Give the image of a volume, grey values in [0, 1], and its labels, 0 where they are unknown."""
+    image = Chunk(as_image(volume.image.read((0, 0, 0), volume.shape)))
+    truth = as_labels(volume.labels.read((0, 0, 0), volume.shape))
+    if volume.mask is not None:
+        truth = np.where(volume.mask.read((0, 0, 0), volume.shape) > 0, truth, 0)
+    return image, truth
+
+
+def predicted(image: Chunk, answers: Answers, patch_size: Sequence[int]) -> Chunk:
+    """Give the affinities of a whole image, in patches that share a quarter of their size."""
+    patch = Patch.of(patch_size, overlap=[n // 4 for n in patch_size])
+    return infer(image, answers, patch=patch, mask_output_chunk=True, pad="reflect")
+
+
+def scored(
+    affinities: Chunk, truth: NDArray[np.int64], thresholds: Sequence[Fraction]
+) -> list[dict[str, float]]:
+    """Give the scores of the exact agglomeration at each threshold; see ``curves.score_curve``."""
+    from segflow.segmentation.curves import Merging, score_curve
+
+    return score_curve(Merging(affinities, thresholds[-1]), Chunk(truth), thresholds)
 
 
 def shared(mine: Any, world: int) -> list[Any]:

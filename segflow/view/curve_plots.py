@@ -72,3 +72,23 @@ def save_precision_recall(channels: Sequence[dict[str, Any]], path: str | Path) 
         Panel("F1 by threshold", "threshold", "F1", lines("threshold", "f1")),
     ]
     save(panels, path)
+
+
+def save_selection(rows: Rows, path: str | Path) -> None:
+    """Draw the scores of networks (see training.selection.select) by threshold and iteration into a PNG.
+
+    Of many networks the curves of the best six are drawn.
+    """
+    panels = []
+    for key, title in (("voi", "VOI (bits)"), ("adapted_rand_error", "adapted Rand error")):
+        lines = [
+            Line(Path(row["file"]).name, [r["threshold"] for r in row["thresholds"]],
+                 [r[key] for r in row["thresholds"]])
+            for row in rows[:6]
+        ]  # fmt: skip
+        panels.append(Panel(f"{title} by threshold", "threshold", title, lines))
+    steps = sorted((row["iteration"], row["voi"]) for row in rows if row["iteration"] is not None)
+    if len({at for at, _ in steps}) > 1:
+        line = Line("", [at for at, _ in steps], [voi for _, voi in steps], dots=True)
+        panels.append(Panel("best VOI by iteration", "iteration", "VOI (bits)", [line]))
+    save(panels, path)
