@@ -489,6 +489,7 @@ def test_bad_volumes_are_refused(config: Config, crop: tuple[str, str], tmp_path
     refused("has the shape 20x64x64 and .* 20x64x60", labels=written(tmp_path, labels[:, :, :60]))
     refused("are all 0", labels=written(tmp_path, labels * 0))
     refused("hold one object only", labels=written(tmp_path, labels * 0 + 7))
+    refused("are all 0 in .*, where the mask .* is not 0", masks=written(tmp_path, labels * 0))
     refused("labels are integer ids", labels=written(tmp_path, labels.astype(np.float32)))
     refused("patch_size 8x32x32 is larger than", boxes=["0-4_0-64_0-64"])
     refused("is not inside", boxes=["0-40_0-64_0-64"])

@@ -300,16 +300,19 @@ def load_volumes(volumes: list[Volume], budget: int, need_objects: bool = True) 
         else:
             log.info("%s is read crop by crop: it does not fit into memory", volume.image.path)
         if need_objects:
-            check_objects(volume.labels)
+            check_objects(volume.labels, volume.mask)
 
 
-def check_objects(labels: Source) -> None:
-    """Raise VolumeError unless two objects are found.
+def check_objects(labels: Source, mask: Source | None = None) -> None:
+    """Raise VolumeError unless two objects are found, where they are known.
 
     Of a volume that is not held only some boxes are looked at; where these have too little it is logged.
     """
     held, found = labels.array(), set()
+    known = mask.array() if mask is not None else None
     if held is not None:
+        if known is not None:
+            held = np.where(known > 0, held, held.dtype.type(0))
         found = {int(i) for i in np.unique(held[::2, ::4, ::4])} - {0}
         found = found if len(found) > 1 else {int(i) for i in np.unique(held)} - {0}
     else:
@@ -327,7 +330,8 @@ def check_objects(labels: Source) -> None:
         return
     if len(found) < 2:
         what = "are all 0" if not found else f"hold one object only (id {next(iter(found))})"
+        where = f", where the mask {mask.path} is not 0" if mask is not None else ""
         raise VolumeError(
-            f"the labels {labels.path} {what} in {labels.box}; affinities are learned from two "
+            f"the labels {labels.path} {what} in {labels.box}{where}; affinities are learned from two "
             "objects and more, each with an id of its own"
         )
