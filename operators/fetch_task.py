@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def plan_fetch(plan: Plan, options: dict[str, Any]) -> None:
     """Check the queue's address; the boxes are not known."""
-    from segflow.tasks.lease import poll_max
+    from segflow.tasks.queues.base import poll_max
 
     plan_queue(options["queue_name"])
     poll_max()

@@ -184,6 +184,7 @@ class Chain:
             if step.operator.prepare:
                 with self._placed(step):
                     step.operator.prepare(**step.arguments(None))
+        self.run.stop.clear()
         stream: Iterator[State] = iter([State(chunks or {}, run=self.run)])
         before: Step | None = None
         for step in self.steps:

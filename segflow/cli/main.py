@@ -267,7 +267,23 @@ def _usage_line(error: click.ClickException) -> str:
 
 def _fail(text: str, code: int) -> NoReturn:
     click.echo(text, err=True)
+    _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """Exit, at once where a thread of --prefetch still works: it could crash while Python is taken down."""
+    import os
+    import threading
+
+    if any(thread.name == "ahead" for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
+
+
+def _is_worker(words: list[str]) -> bool:
+    return any(registry.resolve(word)[0] == "fetch-task" for word in words)
 
 
 def _terminated(*_: Any) -> NoReturn:
@@ -289,7 +305,9 @@ def main(args: list[str] | None = None) -> NoReturn:
         _fail(f"segflow{' ' + name if name else ''}: {_usage_line(error)}", 2)
     except click.ClickException as error:
         _fail(f"segflow: {_usage_line(error)}", error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, click.Abort) as error:
+        if isinstance(error, Terminated) and _is_worker(sys.argv[1:] if args is None else args):
+            _leave(0)  # before it held anything
         _fail("segflow: interrupted; nothing half-written was left", 130)
     except Exception as error:
         if debug:
@@ -297,4 +315,4 @@ def main(args: list[str] | None = None) -> NoReturn:
         from segflow.cli.report import explain
 
         _fail(explain(error), getattr(error, "exit_code", 1))
-    sys.exit(0)
+    _leave(0)

@@ -43,7 +43,7 @@ def ahead(source: Iterator[T], count: int, stop: threading.Event | None = None) 
         except BaseException as error:
             put((_END, error))
 
-    thread = threading.Thread(target=work, daemon=True)
+    thread = threading.Thread(target=work, daemon=True, name="ahead")
     thread.start()
     ended = False
     try:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import threading
 from collections.abc import Iterator
 
 from segflow.errors import LeaseLost, QueueError, SegflowError
 from segflow.tasks.queues import Leased, Message, Queue
+from segflow.tasks.queues.base import poll_max
 
 log = logging.getLogger("segflow")
 
-FIRST_WAIT, LONGEST_WAIT = 0.5, 10.0  # seconds between two looks into an empty queue
+FIRST_WAIT = 0.5  # seconds between two looks into an empty queue; they grow to poll_max()
 
 
 class Held:
@@ -95,7 +95,7 @@ class Held:
                 if failed is False:
                     self.leased.done()
                 elif self.leased.release(None if failed is None else text_of(self.error)):
-                    log.error("task %s failed %d times and is dead: %s", self.label, self.tries, self.error)
+                    log.error("task %s failed %d times and is dead", self.label, self.keeper.queue.failures)
             except QueueError as error:
                 log.warning("%s; the task will be done again", error)
 
@@ -115,7 +115,7 @@ class Keeper:
         self._held: list[Held] = []
         self._lock = threading.Lock()
         self._closed = threading.Event()
-        self._kind = ""  # of the last failures
+        self._kind = self._told = ""  # of the last failures
         self._equal: set[str] = set()  # the tasks that failed so, one after the other
         threading.Thread(target=self._beat, daemon=True, name="lease").start()
 
@@ -147,8 +147,11 @@ class Keeper:
             wait = min(2 * wait, longest)
 
     def same(self, error: BaseException) -> bool:
-        """Whether the last task failed just like that."""
-        return kind_of(error) == self._kind
+        """Whether the failure that was told before was just like that."""
+        kind = kind_of(error)
+        with self._lock:
+            same, self._told = kind == self._told, kind
+        return same
 
     def ended(self, held: Held) -> None:
         """Let go of a task; count failures.
@@ -160,7 +163,7 @@ class Keeper:
             if held in self._held:
                 self._held.remove(held)
         if held.error is None:
-            self._kind, self._equal = "", set()
+            self._kind, self._told, self._equal = "", "", set()
             return
         kind = kind_of(held.error)
         if kind != self._kind:
@@ -202,26 +205,6 @@ class Keeper:
                 held = list(self._held)
             for one in held:
                 one.extend(self.seconds)
-
-
-def poll_max() -> float:
-    """Give the longest wait between two looks into an empty queue: $SEGFLOW_POLL_MAX, or 10 seconds.
-
-    Raises:
-        UsageError: it is no positive number.
-    """
-    from segflow.errors import UsageError
-
-    told = os.environ.get("SEGFLOW_POLL_MAX", "")
-    if not told:
-        return LONGEST_WAIT
-    try:
-        seconds = float(told)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < 1e6:
-        raise UsageError(f"SEGFLOW_POLL_MAX is '{told}'; give it a positive number of seconds")
-    return seconds
 
 
 def text_of(error: BaseException | None) -> str:

@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from segflow.tasks.queues.messages import Message
 
+LONGEST_WAIT = 10.0  # seconds
 LOST = 10  # so many leases that end without a word make a task dead: it kills its workers
+
+
+def poll_max() -> float:
+    """Give the longest wait between two looks into an empty queue: $SEGFLOW_POLL_MAX, or 10 seconds.
+
+    Raises:
+        UsageError: it is no positive number.
+    """
+    from segflow.errors import UsageError
+
+    told = os.environ.get("SEGFLOW_POLL_MAX", "")
+    if not told:
+        return LONGEST_WAIT
+    try:
+        seconds = float(told)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 1e6:
+        raise UsageError(f"SEGFLOW_POLL_MAX is '{told}'; give it a positive number of seconds")
+    return seconds
 
 
 class Counts(NamedTuple):
@@ -65,6 +87,7 @@ class Queue(ABC):
     """Tasks that wait, run, or are dead; many workers take from it at once."""
 
     address: str
+    failures: int  # so many make a task dead
 
     @abstractmethod
     def send(self, messages: Iterable[Message]) -> int:

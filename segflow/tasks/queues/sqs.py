@@ -17,7 +17,7 @@ from typing import Any
 
 from segflow.errors import LeaseLost, QueueError
 from segflow.tasks.queues import messages
-from segflow.tasks.queues.base import LOST, Counts, Dead, Leased, Queue
+from segflow.tasks.queues.base import LOST, Counts, Dead, Leased, Queue, poll_max
 from segflow.tasks.queues.messages import Message
 
 BATCH = 10  # of one request
@@ -155,7 +155,7 @@ class SqsQueue(Queue):
         return list(
             self.client.receive_message(
                 QueueUrl=url, MaxNumberOfMessages=count, VisibilityTimeout=_whole(seconds),
-                WaitTimeSeconds=WAIT, MessageAttributeNames=["All"],
+                WaitTimeSeconds=int(min(WAIT, poll_max())), MessageAttributeNames=["All"],
                 MessageSystemAttributeNames=["ApproximateReceiveCount"],
             ).get("Messages", [])
         )  # fmt: skip
