@@ -52,7 +52,7 @@ class Plan:
     ``chunks`` maps the names that exist to Specs, ``files`` holds paths that earlier steps will
     have made, ``bbox`` is the task's box if known, ``tasks`` that there may be several states,
     ``groups`` what there was before each split whose blocks are not joined yet, ``jump`` the step to
-    which the operator that sets it may skip.
+    which the operator that sets it may skip, ``notes`` lines that ``--dry-run`` prints at last.
     A ``plan(plan, options)`` beside an operator reads ``options`` (as its function gets them,
     with names where the function gets chunks), raises UsageError for what cannot work, calls
     ``makes`` for files it writes, and returns the Spec of its output, a tuple for several
@@ -67,6 +67,7 @@ class Plan:
     lease: bool = False
     groups: list[tuple[dict[str, Spec], Box | None, bool]] = field(default_factory=list)
     jump: str | None = None
+    notes: list[str] = field(default_factory=list)
 
     def spec(self, name: str | None) -> Spec:
         """Give what is known of the chunk ``name``."""

@@ -60,11 +60,13 @@ def crash_log(error: BaseException) -> Path:
 def show_plan(rows: Iterable[tuple[Any, Any, list[Spec]]], chain: Chain) -> str:
     """Give the table of ``--dry-run``: steps, chunks read and written, shapes, dtypes, memory."""
     lines, peak, known = [], 0, True
+    notes: list[str] = []
     for step, plan, specs in rows:
         reads = ",".join(n for names in step.named("in", "ins").values() for n in names)
         writes = ", ".join(f"{name} {spec}" for name, spec in zip(step.outputs, specs))
         box = f"  box {plan.bbox}" if plan.bbox is not None else ""
         lines.append(f"{step.number:3d}  {step.name:24s} {reads or '-':>16s} -> {writes or '-'}{box}")
+        notes = plan.notes
         sizes = [s.bytes for s in plan.chunks.values()]
         known &= all(s is not None for s in sizes)
         peak = max(peak, sum(s or 0 for s in sizes))
@@ -72,7 +74,7 @@ def show_plan(rows: Iterable[tuple[Any, Any, list[Spec]]], chain: Chain) -> str:
     least = "" if known else "at least "
     tasks = f"{1 + chain.prefetch} task(s) at a time"
     lines.append(f"memory of the chunks: {least}{total / 1e6:.1f} MB ({tasks})")
-    return "\n".join(lines)
+    return "\n".join([*lines, *notes])
 
 
 def closing(run: Run, began: float) -> None:
