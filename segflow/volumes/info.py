@@ -273,3 +273,21 @@ def keep_offsets(store: Store, offsets: Sequence[Vec]) -> Info:
         return {**(found or {}), "segflow": {**own, "layer_type": "affinity_map"}}
 
     return change_json(store, "info", edit)
+
+
+def name_mesh(store: Store, folder: str) -> str | None:
+    """Name the folder of a volume's meshes in its info; give the one that was named before.
+
+    Raises:
+        VolumeError: there is no info.
+    """
+    before: list[str | None] = []
+
+    def edit(found: Info | None) -> Info:
+        if found is None:
+            raise VolumeError(f"{store.path} has no info; make one with create-info or write-precomputed")
+        before.append(found.get("mesh"))
+        return {**found, "mesh": folder}
+
+    change_json(store, "info", edit)
+    return before[-1]

@@ -42,8 +42,8 @@ class Store(Protocol):
         """Give a file's bytes and the token of this version."""
         ...
 
-    def put(self, name: str, data: bytes) -> None:
-        """Write a file, whole or not at all."""
+    def put(self, name: str, data: bytes, *, packed: bool = False) -> None:
+        """Write a file, whole or not at all; ``packed``: a bucket keeps it as gzip, and says so."""
         ...
 
     def put_if(self, name: str, data: bytes, token: Token) -> bool:
@@ -184,7 +184,7 @@ class FileStore(Store):
         data = self.get(name)
         return data, data
 
-    def put(self, name: str, data: bytes) -> None:
+    def put(self, name: str, data: bytes, *, packed: bool = False) -> None:
         with _told(f"{self.path}/{name}"):
             replace_file(self.folder / name, data)
 
@@ -240,9 +240,14 @@ class S3Store(Store):
             packed = found.get("ContentEncoding") == "gzip"
             return (gzip.decompress(data) if packed else data), found["ETag"]
 
-    def put(self, name: str, data: bytes) -> None:
+    def put(self, name: str, data: bytes, *, packed: bool = False) -> None:
+        import gzip
+
         with _told(f"{self.path}/{name}"):
-            self._put(name, data)
+            if packed:
+                self._put(name, gzip.compress(data, 6, mtime=0), ContentEncoding="gzip")
+            else:
+                self._put(name, data)
 
     def put_if(self, name: str, data: bytes, token: Token) -> bool:
         client = self._client()
@@ -341,10 +346,11 @@ class CloudStore(Store):
             except NotFound:
                 return None, None
 
-    def put(self, name: str, data: bytes) -> None:
+    def put(self, name: str, data: bytes, *, packed: bool = False) -> None:
         self._writable()
         with _told(f"{self.path}/{name}"):
-            self._files().put(name, data, compress=None, cache_control="no-cache")
+            compress = "gzip" if packed else None
+            self._files().put(name, data, compress=compress, cache_control="no-cache")
 
     def put_if(self, name: str, data: bytes, token: Token) -> bool:
         self._writable()
