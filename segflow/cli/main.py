@@ -165,7 +165,7 @@ def run_tokens(ctx: click.Context, tokens: list[str]) -> Any:
         if not chain.run.has_lease:
             raise
         log.info("ended by SIGTERM; unfinished tasks were given back")
-        return None
+        _leave()
     if chain.run.failed:
         raise failed_error(chain.run)
     return None
@@ -267,19 +267,18 @@ def _usage_line(error: click.ClickException) -> str:
 
 def _fail(text: str, code: int) -> NoReturn:
     click.echo(text, err=True)
-    _leave(code)
-
-
-def _leave(code: int) -> NoReturn:
-    """Exit, at once where a thread of --prefetch still works: it could crash while Python is taken down."""
-    import os
-    import threading
-
-    if any(thread.name == "ahead" for thread in threading.enumerate()):
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
     sys.exit(code)
+
+
+def _leave() -> NoReturn:
+    """End a worker at once and well: threads that still read or compute could crash an orderly end."""
+    import atexit
+    import os
+
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _is_worker(words: list[str]) -> bool:
@@ -307,7 +306,7 @@ def main(args: list[str] | None = None) -> NoReturn:
         _fail(f"segflow: {_usage_line(error)}", error.exit_code)
     except (KeyboardInterrupt, click.Abort) as error:
         if isinstance(error, Terminated) and _is_worker(sys.argv[1:] if args is None else args):
-            _leave(0)  # before it held anything
+            _leave()  # before it held anything
         _fail("segflow: interrupted; nothing half-written was left", 130)
     except Exception as error:
         if debug:
@@ -315,4 +314,4 @@ def main(args: list[str] | None = None) -> NoReturn:
         from segflow.cli.report import explain
 
         _fail(explain(error), getattr(error, "exit_code", 1))
-    _leave(0)
+    sys.exit(0)

@@ -25,7 +25,7 @@ def ahead(source: Iterator[T], count: int, stop: threading.Event | None = None) 
     stopped = threading.Event()
 
     def put(item: Any) -> bool:
-        while not stopped.is_set():
+        while not stopped.is_set() and not (stop and stop.is_set()):
             try:
                 items.put(item, timeout=0.1)
                 return True
