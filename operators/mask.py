@@ -110,10 +110,15 @@ def mask(
 
 
 def _place(state: State, name: str) -> tuple[Box, tuple[float, ...] | None, int]:
-    """Give the box to look at, its voxel size (nm) and its mip: the task's, else the chunk's."""
+    """Give the box to look at, its voxel size (nm) and its mip: the task's, else the chunk's.
+
+    What the task has beyond the volume that the chunk was read from does not count.
+    """
     chunk: Chunk | None = state.get(name)
     if state.bbox is None:
         held: Chunk = state[name]
         return held.bbox, held.voxel_size, held.source.get("mip", state.mip)
-    same = chunk is not None and chunk.source.get("mip", state.mip) == state.mip
-    return state.bbox, chunk.voxel_size if same and chunk is not None else None, state.mip
+    if chunk is None or chunk.source.get("mip", state.mip) != state.mip:
+        return state.bbox, None, state.mip
+    inside = state.bbox.intersect(chunk.source.get("bounds", state.bbox))
+    return state.bbox if inside.empty else inside, chunk.voxel_size, state.mip
