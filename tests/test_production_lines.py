@@ -128,7 +128,7 @@ def mask_at_8(path, voxels, bounds):
 
 
 def test_t21(place, data, image, segflow):
-    """The same line at sizes that this test can afford: 3 x 2 x 2 tasks, some of them in the mask."""
+    """The same line at sizes that this test can afford: 27 tasks, some of them in the mask."""
     ingest(segflow, data, f"file://{place}/em", 2)
     network(place / "net.py", place / "net.pt", 4)
     segflow("section-histogram", "-v", place / "em", "-m", 1, "-p", place / "path/levels/1")
@@ -156,11 +156,8 @@ def test_t21(place, data, image, segflow):
     np.testing.assert_array_equal(found[3] == 0, wanted[3] == 0)
     logs = {p.stem: json.loads(p.read_text())["timer"] for p in (place / "out/log").iterdir()}
     assert len(logs) == 3 * 3 * 3
-    assert list(logs["0-8_0-112_0-112"]) == [
-        "fetch-task",
-        "read-precomputed",
-        "check-all-zero-and-skip-to-save",
-    ]
+    skipped = {"fetch-task", "read-precomputed", "check-all-zero-and-skip-to-save"}
+    assert set(logs["0-8_0-112_0-112"]) == set(logs["16-24_0-112_0-112"]) == skipped
     assert "mask-aff" in logs["0-8_112-224_0-112"]
     thumbnail = open_volume(f"file://{place}/out/thumbnail")
     assert thumbnail.read(mip=6, fill_missing=False).shape == (20, 8, 8)

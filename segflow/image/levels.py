@@ -175,7 +175,7 @@ def write_volume_levels(path: str, volume: Any, mip: int, start: int, stop: int)
     side = math.isqrt(MEMORY // deep)
     tile = [max(n, side // n * n) for n in sides]
     first, last = max(start, info.bounds.start[0]), min(stop, info.bounds.stop[0])
-    done = []
+    done: list[int] = []
     while first < last:
         edge = info.bounds.start[0] + ((first - info.bounds.start[0]) // deep + 1) * deep
         slab = Box((first, *info.bounds.start[1:]), (min(edge, last), *info.bounds.stop[1:]))
