@@ -17,7 +17,7 @@ from segflow.cli.operator import job, option
 @option("--bioimageio", metavar="FILE.zip", default=None, show_default=False,
         help="Write the model file NAME as a bioimage.io package, and test it.")  # fmt: skip
 @option("--sample", metavar="IMAGE", default=None, show_default=False,
-        help="With --bioimageio: the middle of this image is its test image; default: smooth noise.")  # fmt: skip
+        help="With --bioimageio: its middle becomes the test image; default: smooth noise.")  # fmt: skip
 @option("--author", "authors", metavar="NAME", multiple=True, show_default=False,
         help="With --bioimageio: who made the network; may be given again.")  # fmt: skip
 def models(

@@ -137,7 +137,9 @@ def test_bad_files_are_named_and_left_out_unless_all_are(trained, segflow, tmp_p
     other = files.load(out / "checkpoint_00020.pt")
     other["config"]["model"]["widths"] = [4, 8]
     torch.save(other, tmp_path / "checkpoint_3.pt")
-    result = segflow("select-checkpoint", "--checkpoints", tmp_path, "--checkpoints", out / "checkpoint_00020.pt")
+    result = segflow(
+        "select-checkpoint", "--checkpoints", tmp_path, "--checkpoints", out / "checkpoint_00020.pt"
+    )
     assert len(result.out.splitlines()) == 2
     for number in (1, 2, 3):
         assert result.err.count(f"left out: {tmp_path}/checkpoint_{number}.pt") == 1

@@ -75,7 +75,9 @@ def find_candidates(paths: Sequence[str]) -> list[str]:
             more = [str(place)] if place.is_file() else []
         if not more:
             what = f"holds no {' or '.join(PATTERNS)}" if place.is_dir() else "is no file"
-            raise UsageError(f"--checkpoints {path} {what}; give files, a folder of segflow train, or a pattern")
+            raise UsageError(
+                f"--checkpoints {path} {what}; give files, a folder of segflow train, or a pattern"
+            )
         found += sorted(more, key=natural)
     return list(dict.fromkeys(found))
 
@@ -125,14 +127,14 @@ def stored_volumes(candidate: Candidate) -> list[Pair]:
     Raises:
         UsageError: it names none. VolumeError: one cannot be read.
     """
-    volumes = find_volumes(candidate.config, validation=True) if candidate.config else []
-    if not volumes:
+    config = candidate.config
+    volumes = find_volumes(config, validation=True) if config else []
+    if config is None or not volumes:
         raise UsageError(
             f"{candidate.path} names no validation volumes (data.val_images); "
             "give image and labels of the chain: -i IMAGE -g LABELS"
         )
-    assert candidate.config is not None
-    size = voxel_size_of(candidate.config, volumes)
+    size = voxel_size_of(config, volumes)
     return [(image.with_array(image.array, voxel_size=size), truth) for image, truth in map(whole, volumes)]
 
 
@@ -219,12 +221,11 @@ def write_best(row: dict[str, Any], out: str | Path) -> None:
         ModelError: the file has changed meanwhile. VolumeError: the place cannot be written.
     """
     candidate = load_candidate(row["file"])
-    if candidate.header:
+    config = candidate.config
+    if candidate.header or config is None:
         with replacing(out) as beside:
             beside.write_bytes(Path(row["file"]).read_bytes())
         return
-    config = candidate.config
-    assert config is not None
     layout = layout_of(config)
     count = min(config.target.outputs, layout[0][1])
     from segflow.training.loop import LICENCE
