@@ -67,7 +67,7 @@ def fetch_task(
 
     run = state.run
     queue = open_queue(queue_name, create=True, failures=tries)
-    keeper = Keeper(queue, visibility_timeout, run.stop, row=max_failures)
+    keeper = Keeper(queue, visibility_timeout, run.stop, row=max_failures, most=1 + run.prefetch)
     run.keepers.append(keeper)
     for index, held in enumerate(keeper.tasks(retry_times, None if num < 0 else num)):
         told = held.message.get("mip")

@@ -42,6 +42,8 @@ class Run:
     failed: int = 0
     has_lease: bool = False
     memory: dict[str, Any] = field(default_factory=dict)
+    meter: Any = None  # segflow.tasks.usage.Meter, while the chain runs
+    prefetch: int = 0
     stop: threading.Event = field(default_factory=threading.Event)  # set: sources shall give no more
     keepers: list[Any] = field(default_factory=list)  # of the tasks that this run holds (tasks.lease.Keeper)
 

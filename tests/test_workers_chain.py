@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 from uuid import uuid4
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 import tifffile
 
 from segflow.chunk import Chunk
+from segflow.cli import registry
 from segflow.cli.main import chain_from_tokens
 from segflow.errors import UsageError
 from segflow.geometry import Box
@@ -229,6 +231,34 @@ def test_the_mip_of_a_task(segflow, tasks, tmp_path):
     bare.send([message(Box.of((0, 0, 0), (4, 8, 8)))])
     states = list(chain_from_tokens([str(w) for w in ["--mip", 5, *line]]).states())
     assert [state.mip for state in states] == [5]
+
+
+@pytest.mark.parametrize("prefetch", [0, 1, 2])
+def test_no_more_tasks_are_held_than_prefetch_says(segflow, tasks, tmp_path, prefetch):
+    queue = tasks(8)
+    (tmp_path / "look.py").write_text(
+        "import time\nfrom segflow.tasks.queues import open_queue\n"
+        f"def execute(address={queue.address!r}, log={str(tmp_path / 'log')!r}):\n"
+        "    time.sleep(0.05)\n"
+        "    with open(log, 'a') as file:\n"
+        "        file.write(f'{open_queue(address).counts().running}\\n')\n"
+    )
+    line = ["plugin", "-f", tmp_path / "look.py", "delete-task-in-queue"]  # in a thread of its own
+    segflow("--prefetch", prefetch, "fetch-task", "-q", queue.address, "-r", 0, *line)
+    held = [int(n) for n in log_of(tmp_path)]
+    assert len(held) == 8
+    assert max(held) == 1 + prefetch
+
+
+def test_what_joins_tasks_cannot_be_a_worker(segflow, tasks, monkeypatch):
+    import operators_for_tests as ours
+
+    registry.load.cache_clear()
+    found = {"total": SimpleNamespace(load=lambda: ours.total, value="tests")}
+    monkeypatch.setattr(registry, "third_party", lambda: found)
+    said = segflow("fetch-task", "-q", tasks(1).address, "total", code=2)
+    assert said.last == "segflow total: it joins tasks, but those of fetch-task end one by one"
+    registry.load.cache_clear()
 
 
 # -- processes ------------------------------------------------------------------------------------------

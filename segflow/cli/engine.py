@@ -15,6 +15,7 @@ from segflow.cli.operator import NameOption, Operator
 from segflow.cli.plan import UNKNOWN, Plan, Spec
 from segflow.errors import SegflowError, UsageError, did_you_mean
 from segflow.state import Record, Run, State
+from segflow.tasks.usage import Meter
 
 log = logging.getLogger("segflow")
 
@@ -97,7 +98,7 @@ class Chain:
         worker = any(s.name == "fetch-task" for s in steps)
         run.has_lease = worker
         self.on_error = on_error or ("continue" if worker else "stop")
-        self.prefetch = prefetch if prefetch is not None else int(worker)
+        self.prefetch = run.prefetch = prefetch if prefetch is not None else int(worker)
         self.at_end: Callable[[], None] | None = None  # called when all is done but looking at it
 
     # -- before the run ---------------------------------------------------------------------
@@ -116,6 +117,8 @@ class Chain:
             jumps = [(before, name) for before, name in jumps if not step.is_named(name)]
             try:
                 with self._placed(step):
+                    if plan.lease and step.operator.kind == "stream" and not step.operator.group:
+                        raise UsageError("it joins tasks, but those of fetch-task end one by one")
                     self._check_names(step, plan, open_names)
                     specs = self._planned(step, plan)
             except SegflowError as error:
@@ -185,6 +188,7 @@ class Chain:
                 with self._placed(step):
                     step.operator.prepare(**step.arguments(None))
         self.run.stop.clear()
+        self.run.meter = Meter(s.number for s in self.steps if s.operator.uses == "gpu")
         stream: Iterator[State] = iter([State(chunks or {}, run=self.run)])
         before: Step | None = None
         for step in self.steps:
@@ -228,6 +232,8 @@ class Chain:
             write_log(state, self.run.log_dir)
         if state.lease is not None:
             state.lease.note(state.error)
+        if self.run.meter is not None:
+            self.run.meter.next()
 
     def _map(self, step: Step, states: Iterator[State]) -> Iterator[State]:
         for state in states:

@@ -21,7 +21,8 @@ def ahead(source: Iterator[T], count: int, stop: threading.Event | None = None) 
     >>> list(ahead(iter([1, 2, 3]), 1))
     [1, 2, 3]
     """
-    items: queue.Queue[Any] = queue.Queue(maxsize=count)
+    # between the tasks of a queue go the marks of their ends, and the tasks are bounded where they come from
+    items: queue.Queue[Any] = queue.Queue(maxsize=count if stop is None else 2 * count)
     stopped = threading.Event()
 
     def put(item: Any) -> bool:

@@ -108,12 +108,17 @@ class Keeper:
         seconds: how long a lease is; it is extended every third of that.
         stop: set when the run shall end.
         row: so many different tasks that fail equally, one after the other, stop the worker.
+        most: so many tasks are held at once; what that takes of memory is known before the run.
     """
 
-    def __init__(self, queue: Queue, seconds: float, stop: threading.Event, *, row: int = 3) -> None:
+    def __init__(
+        self, queue: Queue, seconds: float, stop: threading.Event, *, row: int = 3, most: int = 1
+    ) -> None:
         self.queue, self.seconds, self.stop, self.row = queue, seconds, stop, row
+        self.most = most
         self._held: list[Held] = []
         self._lock = threading.Lock()
+        self._room = threading.Condition(self._lock)
         self._closed = threading.Event()
         self._kind = self._told = ""  # of the last failures
         self._equal: set[str] = set()  # the tasks that failed so, one after the other
@@ -128,7 +133,7 @@ class Keeper:
         count = tries = 0
         longest = poll_max()
         wait = min(FIRST_WAIT, longest)
-        while not self.stop.is_set() and (most is None or count < most):
+        while (most is None or count < most) and self._has_room():
             held = self._take()
             if held is not None:
                 count, tries, wait = count + 1, 0, min(FIRST_WAIT, longest)
@@ -162,6 +167,7 @@ class Keeper:
         with self._lock:
             if held in self._held:
                 self._held.remove(held)
+            self._room.notify_all()
         if held.error is None:
             self._kind, self._told, self._equal = "", "", set()
             return
@@ -182,6 +188,13 @@ class Keeper:
             held, self._held = self._held, []
         for one in held:
             one.give_back()
+
+    def _has_room(self) -> bool:
+        """Wait until another task may be held; tell whether the run goes on."""
+        with self._room:
+            while len(self._held) >= self.most and not self.stop.is_set():
+                self._room.wait(0.1)
+        return not self.stop.is_set()
 
     def _take(self) -> Held | None:
         try:
