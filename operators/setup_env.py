@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from segflow.state import State
     from segflow.tasks.setup_env import Setup
 
+ENCODINGS = ("raw", "jpeg", "compressed_segmentation", "fpzip", "kempressed")
 Three = tuple[int, int, int]
 MODELS = "set IMAGE_LAYER_PATH and CONVNET_MODEL_FILE (and CONVNET_WEIGHT_FILE for a Python file), then run"
 
@@ -77,10 +78,10 @@ def plan_setup(plan: Plan, options: dict[str, Any]) -> None:
 
 
 @operator("Tasks", kind="expand", source=True, uses="io", plan=plan_setup,
-          example="segflow setup-env -l file:///data/affs --volume-size 100 4096 4096 -r 4 -z 20 256 256 -c 3 "
-          "-q fq://tasks")  # fmt: skip
+          example="segflow setup-env -l file:///data/affs --volume-size 100 4096 4096 -r 4 "
+          "-z 20 256 256 -c 3 -q fq://tasks")  # fmt: skip
 @option("-l", "--layer-path", required=True, metavar="VOLUME", show_default=False,
-        help="Volume of the answers: a folder, file://, s3:// or gs://; an info that is there is kept.")  # fmt: skip
+        help="Volume of the answers, file://, s3:// or gs://; an info that is there is kept.")  # fmt: skip
 @triple("--volume-start", default=None, show_default=False,
         help="First voxel of the volume at mip 0; default: that of the info at -l, else 0 0 0.")  # fmt: skip
 @triple("--volume-stop", default=None, show_default=False,
@@ -109,8 +110,8 @@ def plan_setup(plan: Plan, options: dict[str, Any]) -> None:
 @option("-t", "--visibility-timeout", type=click.FloatRange(1), default=3600,
         help="How long a task is a worker's unless extended, seconds; for the printed line.")  # fmt: skip
 @option("--thumbnail/--no-thumbnail", default=True, help="Let workers write a thumbnail of the volume.")
-@option("-e", "--encoding", type=click.Choice(["raw", "jpeg", "compressed_segmentation", "fpzip", "kempressed"]),
-        default=None, show_default=False, help="How blocks of a new volume are stored; default: raw.")  # fmt: skip
+@option("-e", "--encoding", default=None, show_default=False, type=click.Choice(ENCODINGS),
+        help="How blocks of a new volume are stored; default: raw.")  # fmt: skip
 @triple("-v", "--voxel-size", type=click.FloatRange(0, min_open=True), default=None, show_default=False,
         help="Of a new volume at mip 0, nm; default: that of the info at -l, else 40 4 4.")  # fmt: skip
 @option("--overwrite-info/--no-overwrite-info", default=False,

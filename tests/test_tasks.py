@@ -16,7 +16,8 @@ from segflow.cli.main import chain_from_tokens
 from segflow.errors import BoxError, UsageError, VolumeError
 from segflow.geometry import Box, Grid, blocks
 from segflow.state import Record, Run, State
-from segflow.tasks.log import log_dict, read_logs, summary, timings, write_log
+from segflow.tasks.log import log_dict, read_logs, write_log
+from segflow.tasks.summary import summary, timings
 from segflow.tasks.tasks import make_tasks
 
 ROI = Box((0, 0, 0), (30, 100, 64))
@@ -360,7 +361,7 @@ def test_summary_numbers():
     assert "compute device: H200 (1 task)" in text
     assert "compute device: cpu (2 tasks, 1 skipped, 1 failed)" in text
     (row,) = [line.split() for line in text.splitlines() if line.startswith("inference") and " 2 " in line]
-    assert row == ["inference", "2", "747.000", "996.000", "498.000", "0.4150", "0.342"]
+    assert row == ["inference", "2", "747.000", "996.000", "498.000", "0.4150", "99.9", "0.342"]
     assert "Mvoxel" not in summary(logs)
 
 

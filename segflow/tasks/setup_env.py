@@ -124,9 +124,7 @@ def find_sizes(
     raise UsageError(_nothing(Sizes(patch, cut, (1, 1, 1)), ram, ideal, limit, least, mip, max_mip))
 
 
-def _nearest(
-    start: Sizes, counts: range, ideal: int, limit: float, mip: int, max_mip: int
-) -> Sizes | None:
+def _nearest(start: Sizes, counts: range, ideal: int, limit: float, mip: int, max_mip: int) -> Sizes | None:
     """Give the sizes of the counts nearest to ``ideal`` that divide and hold at most ``limit`` voxels."""
     deep, wide = _dividing(start, counts, mip, max_mip)
     best, found = math.inf, None
@@ -152,9 +150,7 @@ def _dividing(start: Sizes, counts: range, mip: int, max_mip: int) -> tuple[list
     return deep, wide
 
 
-def _nothing(
-    start: Sizes, ram: float, ideal: int, limit: float, least: int, mip: int, max_mip: int
-) -> str:
+def _nothing(start: Sizes, ram: float, ideal: int, limit: float, least: int, mip: int, max_mip: int) -> str:
     """Say what does not divide, and what would help."""
     counts = range(1, 3 * least + 4)
     what = (
@@ -362,7 +358,9 @@ def thumbnail_info(raw: Info, sizes: Sizes, mip: int, last: int) -> Info:
         finest.bounds, "uint8", voxel_size=finest.voxel_size, block_size=block, layer_type="image"
     )
     for level in range(last):
-        small = metadata.add_mip(small, metadata.ratio(raw, level, level + 1)[1] if level < mip else (1, 2, 2))
+        small = metadata.add_mip(
+            small, metadata.ratio(raw, level, level + 1)[1] if level < mip else (1, 2, 2)
+        )
     return small
 
 
