@@ -103,7 +103,9 @@ def select_checkpoint(
         write_picture(lambda target: save_selection(rows, target), picture, place, state)
     if model:
         write_best(rows[0], model)
-        click.echo(f"wrote {model}, of {rows[0]['file']}")
+        if state is not None:
+            state.run.wrote(model)
+        click.echo(f"best: {rows[0]['file']}")
 
 
 def validation_pair(chunk: Chunk, groundtruth: Chunk) -> tuple[Chunk, Any]:

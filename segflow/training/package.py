@@ -1,6 +1,6 @@
 """bioimage.io packages of model files (https://bioimage.io, model description 0.5).
 
-A package is a zip with ``bioimageio.yaml``, the network as TorchScript and ONNX, a test image with its
+A package is a zip with ``rdf.yaml``, the network as TorchScript and ONNX, a test image with its
 answer, documentation, a cover and the licence. It is written and tested by ``bioimageio.core``.
 """
 

@@ -49,9 +49,9 @@ With segflow: `segflow ... inference --convnet-model model.pt ...`, or with the 
 
 ## Validation
 
-Segment a volume with labels and compare: `segflow select-checkpoint model.pt`, or
+Segment a volume with labels and compare: `segflow select-checkpoint --checkpoints model.pt`, or
 `segflow evaluate-segmentation --thresholds 0.1:0.9:0.1` over the affinities: VOI and adapted Rand error at
-each threshold. The record of the training, with its scores, is `config.segflow` in `bioimageio.yaml`.
+each threshold. The record of the training, with its scores, is `config.segflow` in `rdf.yaml`.
 
 ## Licence
 

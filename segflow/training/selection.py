@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -88,7 +89,9 @@ def load_candidate(path: str) -> Candidate:
     Raises:
         ModelError: it is broken, holds no configuration, or no affinities of the nearest neighbours.
     """
-    content = files.load(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch has one for TorchScript
+        content = files.load(path)
     if "header" in content and "weights" in content:
         return _of_model_file(path)
     if not isinstance(content.get("config"), dict):
