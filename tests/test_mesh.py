@@ -9,6 +9,7 @@ import threading
 from collections import defaultdict
 from functools import partial
 from pathlib import Path
+from shutil import which
 
 import numpy as np
 import pytest
@@ -287,6 +288,45 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
     def log_message(self, *words):
         pass
+
+
+@pytest.mark.skipif(not (which("chromium") and which("chromedriver")), reason="no chromium here")
+def test_neuroglancer_shows_it(tmp_path, segflow):
+    """The stock viewer draws two fragments, served by a plain web server, as one box in its place."""
+    import neuroglancer
+
+    from segflow.view.screenshot import browser
+
+    labels = np.zeros((40, 40, 40), np.uint32)
+    labels[10:30, 10:30, 10:30] = 5
+    np.save(tmp_path / "seg.npy", labels)
+    volume = tmp_path / "seg"
+    segflow("read-npy", "-f", tmp_path / "seg.npy", "--voxel-size", 8, 8, 8, "save", "-v", volume)
+    segflow(*tasks(volume, 40, 40, 20), "mesh", "-o", volume, "mesh-manifest", "-v", volume)
+    handler = partial(Quiet, directory=str(volume))
+    neuroglancer.set_server_bind_address("127.0.0.1")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        viewer = neuroglancer.Viewer()
+        with viewer.txn() as state:
+            state.dimensions = neuroglancer.CoordinateSpace(
+                names=["x", "y", "z"], units="nm", scales=[8, 8, 8]
+            )
+            state.layers["seg"] = neuroglancer.SegmentationLayer(
+                source=f"precomputed://http://127.0.0.1:{server.server_address[1]}",
+                segments=[5], segment_colors={5: "#ff0000"},
+            )  # fmt: skip
+            state.layout, state.position, state.projection_scale = "3d", [20, 20, 20], 40
+            state.show_slices = state.show_axis_lines = state.show_default_annotations = False
+        with browser((400, 400)) as driver:
+            driver.get(viewer.get_viewer_url())
+            shot = viewer.screenshot(size=[400, 400]).screenshot.image_pixels.astype(int)
+        server.shutdown()
+    red = (shot[..., 0] > 1.5 * shot[..., 1] + 20) & (shot[..., 0] > 1.5 * shot[..., 2] + 20)
+    down, right = np.nonzero(red)
+    assert red.sum() > 0.95 * np.ptp(down) * np.ptp(right)  # one square without a gap
+    assert (down.min() + down.max()) / 2 == pytest.approx(200, abs=6)
+    assert (right.min() + right.max()) / 2 == pytest.approx(200, abs=6)
 
 
 def test_prefixes(tmp_path, volume, segflow, monkeypatch):

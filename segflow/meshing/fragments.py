@@ -111,7 +111,11 @@ def write_manifests(store: Store, folder: str, prefix: str = "") -> int:
 
 def _each(store: Store, items: Iterable[Any], work: Callable[[Any], None]) -> int:
     if isinstance(store, FileStore):
-        return sum(1 for item in items if work(item) is None)
+        done = 0
+        for item in items:
+            work(item)
+            done += 1
+        return done
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(16) as pool:

@@ -58,17 +58,13 @@ class Target:
         from segflow.volumes import info, open_volume
 
         volume: Any = open_volume(self.path)
-        known = volume.info(self.mip).voxel_size
-        if None not in (known, chunk.voxel_size) and not _close(known, chunk.voxel_size):
+        known, own = volume.info(self.mip).voxel_size, chunk.voxel_size
+        if known and own and not all(math.isclose(a, b, rel_tol=1e-3) for a, b in zip(known, own)):
             raise ChunkError(
-                f"the chunk's voxels are {chunk.voxel_size} nm and those of mip {self.mip} of {volume.path} "
+                f"the chunk's voxels are {own} nm and those of mip {self.mip} of {volume.path} "
                 f"{known}; give the chunk's mip with --mip"
             )
         return info.resolution(volume.raw["scales"][self.mip])
-
-
-def _close(a: Size, b: Size) -> bool:
-    return all(math.isclose(x, y, rel_tol=1e-3) for x, y in zip(a, b))
 
 
 def save_meshes(
