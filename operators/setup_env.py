@@ -124,7 +124,7 @@ def setup_env(
     volume_start: Three | None = None,
     volume_stop: Three | None = None,
     volume_size: Three | None = None,
-    max_ram_size: float = 15,
+    max_ram_size: float = 15.0,
     input_patch_size: Three | None = None,
     channel_num: int = 1,
     dtype: str | None = None,

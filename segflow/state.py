@@ -103,6 +103,7 @@ class State(dict[str, Any]):
         self.count: int | None = None
         self.parent: State | None = None
         self.log: list[Record] = []
+        self.running: Record | None = None  # the step at work; its seconds are when it began
         self.skipped: str | None = None
         self.skip_to: str | None = None
         self.resumed = False

@@ -135,3 +135,11 @@ def test_no_meter_outside_of_logs(monkeypatch):
     # without a log the peaks are left alone, for whoever else asks
     monkeypatch.setattr("segflow.tasks.usage.forget", lambda: pytest.fail("forgotten"))
     assert "chunk" in run_chain("create-chunk")
+
+
+def test_an_uploaded_log_tells_its_own_writing(tmp_path, segflow):
+    words = f"create-chunk --size 4 8 8 save --name put -v {tmp_path}/out --voxel-size 9 9 9 --upload-log"
+    segflow("--log-dir", tmp_path / "log", *shlex.split(words))
+    (sent,), (kept,) = (read_logs(str(tmp_path / p)) for p in ("out/log", "log"))
+    assert list(sent["timer"]) == list(kept["timer"]) == ["create-chunk", "put"]
+    assert 0 < sent["timer"]["put"] <= kept["timer"]["put"]

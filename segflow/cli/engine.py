@@ -190,14 +190,16 @@ class Chain:
         self.run.stop.clear()
         self.run.meter = Meter(s.number for s in self.steps if s.operator.uses == "gpu")
         stream: Iterator[State] = iter([State(chunks or {}, run=self.run)])
-        before: Step | None = None
-        for step in self.steps:
+        door = self._door() if self.prefetch else 0
+        room: Any = None
+        for before, step in zip([None, *self.steps], self.steps):
             if self.prefetch and before and before.operator.uses != step.operator.uses:
-                from segflow.cli.prefetch import ahead
+                from segflow.cli.prefetch import Room, ahead
 
-                stream = ahead(stream, self.prefetch, self.run.stop if self.run.has_lease else None)
+                room = room or (Room(1 + self.prefetch) if step.number >= door else None)
+                stop = self.run.stop if self.run.has_lease else None
+                stream = ahead(stream, self.prefetch, stop, room, step.number == door)
             stream = getattr(self, f"_{step.operator.kind}")(step, stream)
-            before = step
         try:
             yield from self._ended(stream)
         finally:
@@ -208,6 +210,12 @@ class Chain:
         if self.at_end:
             self.at_end()
         self._finish(viewers=True)  # they hold the process
+
+    def _door(self) -> int:
+        """Give the step at whose thread tasks are counted: the first cut behind what gives them."""
+        cuts = [b.number for a, b in zip(self.steps, self.steps[1:]) if a.operator.uses != b.operator.uses]
+        sources = [s.number for s in self.steps if s.operator.source and s.operator.kind == "expand"]
+        return next((n for n in cuts if not sources or n > sources[-1]), 0)
 
     def _ended(self, stream: Iterator[State]) -> Iterator[State]:
         """Give the states that came to the chain's end; end the lease of a task after its last one."""
@@ -305,6 +313,7 @@ class Chain:
     def _watch(self, step: Step, state: State, record: bool = True) -> Iterator[None]:
         """Time a step's work; with ``--on-error continue`` keep its error in the state."""
         began = time.perf_counter()
+        state.running = Record(step.number, step.title, step.name, began) if record else None
         try:
             with self._placed(step, state):
                 yield
@@ -314,10 +323,12 @@ class Chain:
                     state.lease.note(error)
                 raise
             state.error = error
-            self.run.failed += 1
+            self.run.failed += state.lease is None or state.lease.counts_as_failed()
             self._tell(state, error)
+            _forget_frames(error)
         finally:
             if record:
+                state.running = None
                 seconds = time.perf_counter() - began
                 state.log.append(Record(step.number, step.title, step.name, seconds))
                 log.debug("%s: %.3f s (task %s)", step.title, seconds, state.label)
@@ -335,6 +346,14 @@ class Chain:
 def _names(step: Step) -> dict[str, Any]:
     """Give the names of the outputs, which functions do not get but plans do."""
     return {str(p.name): step.options.get(str(p.name)) for p in step.names if p.role == "out"}
+
+
+def _forget_frames(error: BaseException) -> None:
+    """Take the traceback from an error that is kept: its frames would keep the task's chunks."""
+    found: BaseException | None = error
+    while found is not None:
+        found.__traceback__ = None
+        found = found.__cause__ or found.__context__
 
 
 def failed_error(run: Run) -> SegflowError:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -39,22 +41,25 @@ def timer(records: Iterable[Record]) -> dict[str, float]:
 def log_dict(state: State) -> dict[str, Any]:
     """Give the log of one task.
 
-    ``timer`` holds seconds by step name, ``records`` every step in order, ``bbox`` the task's box
-    (z0-z1_y0-y1_x0-x1, or None), ``compute_device`` the device if one is known; in a run also what
-    segflow.tasks.usage.Meter tells: ``peak_memory``, ``device_peak_memory``, ``cpu_use``,
-    ``device_use``. ``skipped`` and ``error`` are there only for tasks that ended so.
+    ``timer`` holds seconds by step name (so far, of the step that asks), ``records`` every step in
+    order, ``bbox`` the task's box (z0-z1_y0-y1_x0-x1, or None), ``compute_device`` the device if one is
+    known; in a run also what segflow.tasks.usage.Meter tells: ``peak_memory``, ``device_peak_memory``,
+    ``cpu_use``, ``device_use``. ``skipped`` and ``error`` are there only for tasks that ended so.
     """
+    records = list(state.log)
+    if state.running is not None:
+        records.append(replace(state.running, seconds=time.perf_counter() - state.running.seconds))
     found: dict[str, Any] = {
-        "timer": timer(state.log),
+        "timer": timer(records),
         "bbox": None if state.bbox is None else str(state.bbox),
         "records": [
-            {"step": r.step, "name": r.name, "operator": r.operator, "seconds": r.seconds} for r in state.log
+            {"step": r.step, "name": r.name, "operator": r.operator, "seconds": r.seconds} for r in records
         ],
     }
     if state.run.device:
         found["compute_device"] = state.run.device
     if state.run.meter is not None:
-        found |= state.run.meter.usage(state.log)
+        found |= state.run.meter.usage(records)
     if state.skipped is not None:
         found["skipped"] = state.skipped
     if state.error is not None:
