@@ -43,6 +43,12 @@ class Held:
         """Say that a state of the task is done or skipped."""
         self._acknowledged += 1
 
+    def counts_as_failed(self) -> bool:
+        """Whether this is the first time that the task failed here; it may be tried again."""
+        first = self.label not in self.keeper.failed
+        self.keeper.failed.add(self.label)
+        return first
+
     def note(self, error: BaseException | None = None) -> None:
         """Say that a state of the task came to the end of the chain, perhaps with an error."""
         self._ended += 1
@@ -116,7 +122,9 @@ class Keeper:
     ) -> None:
         self.queue, self.seconds, self.stop, self.row = queue, seconds, stop, row
         self.most = most
+        self.failed: set[str] = set()  # the tasks that failed here
         self._held: list[Held] = []
+        self._trouble: QueueError | None = None  # what the queue said to the last look
         self._lock = threading.Lock()
         self._room = threading.Condition(self._lock)
         self._closed = threading.Event()
@@ -141,9 +149,11 @@ class Keeper:
                 continue
             if not self._held:
                 if tries >= retries:
+                    if self._trouble is not None:
+                        raise self._trouble
                     return
                 tries += 1
-                if tries == 1:
+                if tries == 1 and self._trouble is None:
                     log.info(
                         "nothing is free in %s; asking again up to %d times", self.queue.address, retries
                     )
@@ -197,10 +207,12 @@ class Keeper:
         return not self.stop.is_set()
 
     def _take(self) -> Held | None:
+        self._trouble = None
         try:
             leased = self.queue.lease(self.seconds)
         except QueueError as error:
-            log.warning("%s", error)
+            log.warning("%s; asking again", error)
+            self._trouble = error
             return None
         if leased is None:
             return None

@@ -141,6 +141,7 @@ class QueueContract:
         for text in poison:
             assert POISON[text] in errors[text[:10_000]]
         assert queue.retry_dead() == 0
+        assert len(queue.dead()) == len(poison)
         queue.purge()
         assert queue.counts() == Counts(0, 0, 0)
 

@@ -92,16 +92,18 @@ class SqsQueue(Queue):
 
     def retry_dead(self) -> int:
         """Put dead tasks back."""
-        count = 0
+        count, kept = 0, []
         with self._telling():
             for told in self._all_dead():
                 message = _dead(told).message
                 if "raw" in message:
-                    self._show(told)
+                    kept.append(told)
                     continue
                 self._send([message])
                 self.client.delete_message(QueueUrl=self.dead_url, ReceiptHandle=told["ReceiptHandle"])
                 count += 1
+            for told in kept:
+                self._show(told)
         return count
 
     def purge(self) -> None:
