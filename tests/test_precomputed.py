@@ -600,7 +600,7 @@ def test_intensity_log_thumbnail(segflow, read, tmp_path, image):
     np.testing.assert_array_equal(by_tensorstore(volume)[0], image)
     log = json.loads((volume / "log" / "0-20_0-512_0-512.json").read_text())
     assert log["bbox"] == "0-20_0-512_0-512"
-    assert set(log["timer"]) == {"read-tif"}
+    assert set(log["timer"]) == {"read-tif", "write-precomputed"}
     thumbnail = open_volume(str(volume / "thumbnail"))
     assert thumbnail.info().mips == 7
     small = thumbnail.read(mip=6)

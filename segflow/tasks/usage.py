@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-def peak_memory() -> int | None:
-    """Give the most memory (resident, bytes) of this process since ``forget``; None if it is not told."""
+def peak_memory() -> int:
+    """Give the most memory (resident, bytes) of this process since ``forget``; what malloc keeps counts."""
     try:
         lines = STATUS.read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
