@@ -22,15 +22,22 @@ PATIENCE = 10.0  # seconds that workers have to end when they are told to
 
 
 class Worker:
-    """A process that joined; what it says on stderr is kept."""
+    """A process of the same command line; what it says on stderr is kept.
 
-    def __init__(self, words: Sequence[str], environment: dict[str, str]) -> None:
+    Args:
+        words: its line, without ``segflow``.
+        environment: variables that it gets beside those of this process.
+        apart: Ctrl+C on the terminal shall reach this process only.
+    """
+
+    def __init__(self, words: Sequence[str], environment: dict[str, str], apart: bool = False) -> None:
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115
         self.read, self.last = 0, ""
+        self.began = time.monotonic()
         line = [sys.executable, "-m", "segflow", "--log-level", "warning", *words]
         self.process = subprocess.Popen(
             line, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self.errors,
-            env={**os.environ, **environment},
+            env={**os.environ, **environment}, process_group=0 if apart else None,
         )  # fmt: skip
 
     def heard(self) -> list[str]:
@@ -63,31 +70,42 @@ def workers(words: Sequence[str], processes: int, since: float) -> Iterator[list
 
     ``since`` is when the run began, seconds since 1970: what failed before is tried again.
     """
-    threads = str(max(1, cores() // processes))
-    environment = {**dict.fromkeys(THREADS, threads), DRIVER: f"{os.getpid()} {since}"}
+    environment = share(processes, since)
     started: list[Worker] = []
     try:
         for _ in range(processes):
             started.append(Worker(words, environment))
         yield started
     finally:
-        for worker in started:
-            worker.process.terminate()
-        until = time.monotonic() + PATIENCE
-        for worker in started:
-            try:
-                worker.process.wait(max(0.0, until - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                worker.process.kill()
-                worker.process.wait()
-            worker.errors.close()
+        end(started)
+
+
+def share(processes: int, since: float) -> dict[str, str]:
+    """Give the environment of one of several workers: its share of the cores, and who its driver is."""
+    threads = str(max(1, cores() // processes))
+    return {**dict.fromkeys(THREADS, threads), DRIVER: f"{os.getpid()} {since}"}
+
+
+def end(started: Sequence[Worker], patience: float = PATIENCE) -> None:
+    """Tell workers to end, and kill those that have not after so many seconds."""
+    for worker in started:
+        worker.process.terminate()
+    until = time.monotonic() + patience
+    for worker in started:
+        try:
+            worker.process.wait(max(0.0, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            worker.process.kill()
+            worker.process.wait()
+        worker.errors.close()
 
 
 @cache
-def driver_of_this() -> tuple[int, float]:
+def driver_of_this(at_its_death: signal.Signals = signal.SIGKILL) -> tuple[int, float]:
     """Give the driver of this worker and the time its run began; (0, 0) for other processes.
 
-    The system is asked to kill the worker when its driver dies, which is safe at any moment.
+    The system is asked to send the worker ``at_its_death`` when its driver dies; to kill it is safe
+    at any moment, SIGTERM lets it give its tasks back.
 
     Raises:
         Interrupted: the driver is gone already.
@@ -97,7 +115,7 @@ def driver_of_this() -> tuple[int, float]:
         return 0, 0.0
     pid, since = told.split()
     with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(1, at_its_death)  # PR_SET_PDEATHSIG
     if os.getppid() != int(pid):
         raise Interrupted("the process that started this one is gone")
     return int(pid), float(since)
