@@ -14,9 +14,10 @@ import pytest
 import tifffile
 import torch
 
+from segflow.chunk import DEFAULT_OFFSETS
 from segflow.errors import ModelError, UsageError
 from segflow.inference.catalogue import about
-from segflow.inference.header import default_patch, read_header, warn_of_voxel_size
+from segflow.inference.header import default_patch, offsets_of, read_header, warn_of_voxel_size
 from segflow.training import modelfile
 from segflow.training.modelfile import export_onnx, load_model, save_model
 from segflow.training.networks import build_from
@@ -338,7 +339,17 @@ def test_a_full_disk_leaves_the_old_file(model, monkeypatch):
 def test_the_shipped_name_is_no_file(tmp_path):
     with pytest.raises(UsageError, match="no network"):
         about(str(tmp_path / "none.pt"))
-    assert modelfile.Exported(network(), 2)(torch.rand(1, 1, *PATCH)).shape == (1, 2, *PATCH)
+    assert modelfile.Exported(network(), [0, 1])(torch.rand(1, 1, *PATCH)).shape == (1, 2, *PATCH)
+
+
+def test_a_network_with_channels_z_y_x_answers_x_y_z(tmp_path):
+    offsets = [(-1, 0, 0), (0, -1, 0), (0, 0, -1), (-3, 0, 0)]
+    net = write(tmp_path / "model.pt", offsets=offsets, outputs=4)
+    found, header = load_model(tmp_path / "model.pt")
+    image = torch.rand(1, 1, *PATCH)
+    with torch.inference_mode():
+        assert torch.equal(found(image), torch.sigmoid(net(image)[:, [2, 1, 0, 3]]))
+    assert offsets_of(header) == (*DEFAULT_OFFSETS, (-3, 0, 0))
 
 
 def test_inference_with_onnx_is_inference_with_pytorch(model, tmp_path, data, segflow):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from segflow.chunk import DEFAULT_OFFSETS
 from segflow.errors import ModelError
 
 log = logging.getLogger("segflow")
@@ -82,9 +83,22 @@ def header_of(path: str | Path | None) -> dict[str, Any] | None:
     return read_header(path)
 
 
+def channels_of(header: dict[str, Any]) -> list[int]:
+    """Give the network's channels that the answer is made of: the x, y and z neighbours first.
+
+    >>> channels_of({"outputs": 4, "offsets": [[-1, 0, 0], [0, -1, 0], [0, 0, -1], [-2, 0, 0]]})
+    [2, 1, 0, 3]
+    """
+    found = [tuple(o) for o in (header["offsets"] or ())[: header["outputs"]]]
+    first = [found.index(o) for o in DEFAULT_OFFSETS if o in found]
+    return [*first, *(c for c in range(header["outputs"]) if c not in first)]
+
+
 def offsets_of(header: dict[str, Any]) -> tuple[tuple[int, int, int], ...]:
     """Give the offsets (zyx) of the channels of the answer; none if they are no affinities."""
-    return tuple((z, y, x) for z, y, x in (header["offsets"] or ())[: header["outputs"]])
+    if header["offsets"] is None:
+        return ()
+    return tuple((z, y, x) for z, y, x in (header["offsets"][c] for c in channels_of(header)))
 
 
 def default_patch(header: dict[str, Any]) -> tuple[tuple[int, int, int], tuple[int, int, int]]:

@@ -7,9 +7,10 @@ second time, as ``header.json``, so that it can be read without torch. Header ke
 architecture
     what segflow.training.networks.build_from takes; its normalisation is part of the network.
 outputs
-    how many of the first channels the network answers with, after a sigmoid.
+    how many of the network's first channels are answered, after a sigmoid: the x, y and z neighbours
+    first, then the others.
 offsets
-    zyx voxels, one triple for each of them where they are affinities, else null.
+    zyx voxels, one triple for each of the network's channels where they are affinities, else null.
 voxel_size, patch_size
     zyx, nm and voxels, of its training; voxel_size may be null.
 parameters
@@ -36,7 +37,15 @@ import torch
 from torch import Tensor, nn
 
 from segflow.errors import ModelError, SegflowError
-from segflow.inference.header import FORMAT, HEADER, METADATA, VERSION, checked, read_header
+from segflow.inference.header import (
+    FORMAT,
+    HEADER,
+    METADATA,
+    VERSION,
+    channels_of,
+    checked,
+    read_header,
+)
 from segflow.training.networks import build_from, plain
 from segflow.volumes.files import replacing
 
@@ -47,15 +56,15 @@ __all__ = ["Exported", "export_onnx", "export_torch", "load_model", "read_header
 
 
 class Exported(nn.Module):
-    """A network that answers with the sigmoid of its first ``outputs`` channels, float32."""
+    """A network that answers with the sigmoid of some of its ``channels``, float32."""
 
-    def __init__(self, net: nn.Module, outputs: int) -> None:
+    def __init__(self, net: nn.Module, channels: Sequence[int]) -> None:
         super().__init__()
-        self.net, self.outputs = net, outputs
+        self.net, self.channels = net, list(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give (b, outputs, z, y, x) in [0, 1] of grey levels (b, c, z, y, x) in [0, 1]."""
-        return torch.sigmoid(self.net(x)[:, : self.outputs].float())
+        """Give (b, channels, z, y, x) in [0, 1] of grey levels (b, c, z, y, x) in [0, 1]."""
+        return torch.sigmoid(self.net(x)[:, self.channels].float())
 
 
 def save_model(
@@ -117,8 +126,8 @@ def load_model(path: str | Path) -> tuple[Exported, dict[str, Any]]:
     """Read a model file; no code of it is run.
 
     Returns:
-        the network, which answers with the sigmoid of its first ``outputs`` channels, in evaluation
-        mode on the CPU; and the header.
+        the network, which answers with the sigmoid of the channels that ``channels_of`` the header
+        gives, in evaluation mode on the CPU; and the header.
 
     Raises:
         ModelError: the file is no model file, broken, would run code, or needs what is not installed.
@@ -136,7 +145,7 @@ def load_model(path: str | Path) -> tuple[Exported, dict[str, Any]]:
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()]
         raise ModelError(f"{path}: its weights do not fit its architecture: {lines[-1]}") from error
-    return Exported(net, header["outputs"]).eval(), header
+    return Exported(net, channels_of(header)).eval(), header
 
 
 def export_torch(path: str | Path, out: str | Path) -> None:
