@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import sys
 import time
 from typing import Any, NoReturn
@@ -158,6 +160,10 @@ def run_tokens(ctx: click.Context, tokens: list[str]) -> Any:
 
     began = time.monotonic()
     chain.at_end = lambda: closing(chain.run, began)
+    if chain.run.has_lease and "SEGFLOW_DRIVER" in os.environ:
+        from segflow.blocks.workers import driver_of_this
+
+        driver_of_this(signal.SIGTERM)
     try:
         for state in chain.states():
             del state
@@ -273,7 +279,6 @@ def _fail(text: str, code: int) -> NoReturn:
 def _leave() -> NoReturn:
     """End a worker at once and well: threads that still read or compute could crash an orderly end."""
     import atexit
-    import os
 
     atexit._run_exitfuncs()
     sys.stdout.flush()
@@ -291,8 +296,6 @@ def _terminated(*_: Any) -> NoReturn:
 
 def main(args: list[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0, 1 for a failed run, 2 for usage, 130 when interrupted."""
-    import signal
-
     signal.signal(signal.SIGTERM, _terminated)
     debug = "--debug" in (sys.argv if args is None else args)
     try:
