@@ -65,7 +65,7 @@ def detail(name: str, found: dict[str, object]) -> str:
     import yaml
 
     lines = [f"{key}: {value}" for key, value in found.items() if not isinstance(value, dict)]
-    nested = {key: value for key, value in found.items() if isinstance(value, dict)}
+    nested = {k: v for k, v in found.items() if isinstance(v, dict) and k != "grey_levels"}  # --json has them
     tail = yaml.safe_dump(nested, sort_keys=False).rstrip() if nested else ""
     use = f"--model {name}" if found["file"] != name else f"--convnet-model {name}"
     return "\n".join(filter(None, [*lines, tail, f"use: segflow ... inference {use} ..."]))

@@ -11,16 +11,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from segflow import __version__
 from segflow.errors import Interrupted, ModelError
 from segflow.progress import bar
 from segflow.training import checkpoint as files
 from segflow.training.config import as_dict
 from segflow.training.data import Crops, batches, end
+from segflow.training.export import export
 from segflow.training.fabric import Stop, make_fabric, random_state, stop_signals
-from segflow.training.modelfile import save_model
 from segflow.training.monitor import Clock
-from segflow.training.networks import describe
 from segflow.training.schedules import learning_rate
 from segflow.training.sources import find_volumes
 from segflow.training.trainer import Training
@@ -32,7 +30,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("segflow")
 
 AGREE_EVERY = 10  # iterations after which GPUs agree on signals and NaN: it makes them wait
-LICENCE = "that of the training data and of its owner; see record"
 
 
 def fit(
@@ -270,20 +267,10 @@ class Loop(Training):
 
     def export(self, name: str) -> Path:
         """Write the averaged network as a model file."""
-        config, path = self.config, self.folder / name
+        path = self.folder / name
         net = self.plain if self.average is None else self.average.net
-        affinity = self.layout[0][0] == "affinity"
-        count = min(config.target.outputs, self.layout[0][1]) if affinity else self.layout[0][1]
-        record = {
-            "segflow": __version__, "iterations": self.iteration, "scores": [list(s) for s in self.scores],
-            "config": as_dict(config),
-        }  # fmt: skip
-        save_model(
-            path, net, model=describe(config.model, sum(n for _, n in self.layout)),
-            offsets=config.target.offsets[:count] if affinity else None, voxel_size=self.voxel_size,
-            patch_size=config.model.patch_size, record=record, licence=LICENCE, outputs=count,
-            grey_levels=self.grey_levels,
-        )  # fmt: skip
+        scores = [list(s) for s in self.scores]
+        export(path, net, self.config, self.iteration, self.grey_levels, scores=scores)
         return path
 
     def finish(self) -> Path:

@@ -171,6 +171,10 @@ class Config:
     """All keys; ``augment`` maps an augmentation's name to its settings, ``p`` its probability."""
 
     output_path: str = key("outputs/train", "folder of checkpoints, logs and model.pt")
+    licence: str = key(
+        "that of the training data and of its owner; see record",
+        "what may be done with model.pt, in a line",
+    )
     system: System = field(default_factory=System)
     data: Data = field(default_factory=Data)
     target: Target = field(default_factory=Target)

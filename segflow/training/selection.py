@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from segflow import __version__
 from segflow.chunk import DEFAULT_OFFSETS, Chunk
 from segflow.errors import ModelError, SegflowError, UsageError
 from segflow.inference.header import warn_of_voxel_size
 from segflow.inference.models import pick_device
 from segflow.segmentation.curves import best
 from segflow.training import checkpoint as files
-from segflow.training.config import as_dict, from_dict
+from segflow.training.config import from_dict
 from segflow.training.data import layout_of
-from segflow.training.modelfile import load_model, save_model
-from segflow.training.networks import build, describe
+from segflow.training.export import export
+from segflow.training.modelfile import load_model
+from segflow.training.networks import build
 from segflow.training.sources import find_volumes, voxel_size_of
 from segflow.training.validation import Answers, nearest_channels, predicted, scored, whole
 from segflow.volumes.files import natural, replacing
@@ -229,16 +229,6 @@ def write_best(row: dict[str, Any], out: str | Path) -> None:
         with replacing(out) as beside:
             beside.write_bytes(Path(row["file"]).read_bytes())
         return
-    layout = layout_of(config)
-    count = min(config.target.outputs, layout[0][1])
-    from segflow.training.loop import LICENCE
-
     chosen = {key: value for key, value in row.items() if key not in ("thresholds", "file")}
-    record = {"segflow": __version__, "iterations": candidate.iteration, "config": as_dict(config),
-              "selected": chosen | {"file": Path(row["file"]).name}}  # fmt: skip
-    more = {"grey_levels": candidate.grey_levels} if candidate.grey_levels else {}
-    save_model(
-        out, candidate.net, model=describe(config.model, sum(n for _, n in layout)),
-        offsets=config.target.offsets[:count], voxel_size=config.data.voxel_size,
-        patch_size=config.model.patch_size, record=record, licence=LICENCE, outputs=count, **more,
-    )  # fmt: skip
+    selected = chosen | {"file": Path(row["file"]).name}
+    export(out, candidate.net, config, candidate.iteration, candidate.grey_levels, selected=selected)
