@@ -105,6 +105,7 @@ def write_precomputed(
     chunk = files.task_chunk(chunk, state, target.info(level))
     if intensity_threshold is not None and not (chunk.array > intensity_threshold).any():
         logging.getLogger("segflow").info("nothing in %s is above %g", chunk.bbox, intensity_threshold)
+        target.leave_out(chunk.bbox, level)
         return
     target.write(chunk, level)
     if create_thumbnail:

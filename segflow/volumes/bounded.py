@@ -122,7 +122,16 @@ class BoundedVolume:
             )  # fmt: skip
             chunk = chunk.cutout(inside)
         array = to_dtype(chunk, info.dtype)
-        self._voxels(info).write(array if array.ndim == 4 else array[None], inside)
+        array = array if array.ndim == 4 else array[None]
+        voxels = self._voxels(info)
+        self._expect(voxels, info, inside, array)
+        voxels.write(array, inside)
+
+    def _expect(self, voxels: Any, info: VolumeInfo, box: Box, array: Any) -> None:
+        """Note what is about to be written, where a format keeps that."""
+
+    def leave_out(self, box: Box, mip: int = 0) -> None:
+        """Note that what is in ``box`` is background and is not stored, where a format keeps that."""
 
     def note(self, record: dict[str, Any]) -> None:
         """Store how the volume was made, under a name that its content gives."""

@@ -13,6 +13,7 @@ from segflow.volumes.store import Store, open_store
 
 if TYPE_CHECKING:
     from segflow.chunk import Chunk
+    from segflow.geometry import Box
 
 
 class PrecomputedVolume(BoundedVolume):
@@ -79,6 +80,23 @@ class PrecomputedVolume(BoundedVolume):
         if chunk.offsets is not None and chunk.offsets != self.info(mip).offsets:
             self._raw = metadata.keep_offsets(self.store, chunk.offsets)
         super().write(chunk, mip)
+
+    def leave_out(self, box: Box, mip: int = 0) -> None:
+        """Note that what is in ``box`` is background and is deliberately not stored, for ``verify``.
+
+        Raises:
+            BoxError: the box is wholly outside. VolumeError: no such volume or mip.
+        """
+        from segflow.volumes.checksums import record
+
+        info = self.info(mip)
+        record(self.store, info, self.inside(box, info), None)
+
+    def _expect(self, voxels: Any, info: VolumeInfo, box: Box, array: Any) -> None:
+        from segflow.volumes.checksums import record
+
+        voxels.check(box)
+        record(self.store, info, box, array)
 
     def _voxels(self, info: VolumeInfo) -> Any:
         from segflow.volumes.voxels import open_voxels

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from uuid import uuid4
 
 from segflow.errors import VolumeError
+from segflow.volumes.packing import unpacked
 
 _ONE = Lock()
 Token = Any  # what a store tells of a version of a file; None where there is no file
@@ -228,8 +229,6 @@ class S3Store(Store):
         return self.versioned(name)[0]
 
     def versioned(self, name: str) -> tuple[bytes | None, Token]:
-        import gzip
-
         client = self._client()
         with _told(f"{self.path}/{name}"):
             try:
@@ -237,8 +236,7 @@ class S3Store(Store):
             except client.exceptions.NoSuchKey:
                 return None, None
             data = found["Body"].read()
-            packed = found.get("ContentEncoding") == "gzip"
-            return (gzip.decompress(data) if packed else data), found["ETag"]
+            return unpacked(data, found.get("ContentEncoding")), found["ETag"]
 
     def put(self, name: str, data: bytes, *, packed: bool = False) -> None:
         import gzip

@@ -34,6 +34,10 @@ class Voxels(Protocol):
         """Give czyx; a missing block is zeros, or a VolumeError."""
         ...
 
+    def check(self, box: Box) -> None:
+        """Raise BoxError or VolumeError if ``box`` cannot be written."""
+        ...
+
     def write(self, array: NDArray[Any], box: Box) -> None:
         """Write czyx."""
         ...
@@ -73,6 +77,13 @@ class FolderVoxels:
             return self.cloud.read(box, fill_missing)
         with _told(self.info):
             return self._open(fill_missing)[_zyx(box)].read().result()
+
+    def check(self, box: Box) -> None:
+        if self.sharded and not self.native:
+            raise VolumeError(
+                f"{self.info.path} is sharded with the encoding {self.info.encoding}, which segflow only "
+                "reads; write to a volume that is not sharded"
+            )
 
     def write(self, array: NDArray[Any], box: Box) -> None:
         if not self.native:
@@ -134,11 +145,7 @@ class FolderVoxels:
                 path.unlink()
 
     def _write_codec(self, array: NDArray[Any], box: Box) -> None:
-        if self.sharded:
-            raise VolumeError(
-                f"{self.info.path} is sharded with the encoding {self.info.encoding}, which segflow only "
-                "reads; write to a volume that is not sharded"
-            )
+        self.check(box)
         for cell in cells(self.info, box):
             part = cell.intersect(box)
             values = array[(slice(None), *part.slices(box.start))]
@@ -183,7 +190,7 @@ class CloudVoxels:
             found = np.asarray(self._open(fill_missing)[_xyz(box)])
         return np.ascontiguousarray(found.T)
 
-    def write(self, array: NDArray[Any], box: Box) -> None:
+    def check(self, box: Box) -> None:
         block = self.info.block_size or self.info.bounds.shape
         around = box.snap(block, self.info.bounds.start).intersect(self.info.bounds)
         if around != box:
@@ -194,6 +201,9 @@ class CloudVoxels:
             )
         if self.info.extra["sharded"]:
             raise VolumeError(f"{self.info.path} is sharded; segflow writes no shards in a bucket")
+
+    def write(self, array: NDArray[Any], box: Box) -> None:
+        self.check(box)
         with _told(self.info):
             self._open(True)[_xyz(box)] = own(array).T
 
