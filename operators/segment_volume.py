@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,7 +14,10 @@ from segflow.errors import UsageError
 from segflow.volumes.info import ENCODINGS
 
 if TYPE_CHECKING:
-    from segflow.blocks.segment_volume import Options
+    from segflow.blocks.ledger import Stage
+    from segflow.blocks.segment_volume import Options, SegmentVolume
+
+log = logging.getLogger("segflow")
 
 Three = tuple[int, int, int]
 
@@ -52,6 +56,9 @@ Three = tuple[int, int, int]
 @option("--encoding", type=click.Choice(ENCODINGS), default=None,
         help="Of a new precomputed volume; default: compressed_segmentation.")  # fmt: skip
 @triple("--chunk-size", type=click.IntRange(1), default=(64, 64, 64), help="Of a new volume, voxels.")
+@option("--queue", "queue", metavar="QUEUE", default=None,
+        help="Put a message for each block into this queue, fq://FOLDER or sqs://NAME, and leave the work to "
+        "others; with --join: be one of them, until the queue is empty.")  # fmt: skip
 @work_options
 @stale_option
 @click.pass_context
@@ -63,6 +70,7 @@ def segment_volume(
     join: bool = False,
     processes: int | None = None,
     stale: str = "fail",
+    queue: str | None = None,
     **told: Any,
 ) -> None:
     """Segment affinities larger than memory: the answer of agglomerate --engine exact, whatever the blocks.
@@ -73,20 +81,14 @@ def segment_volume(
     """
     from segflow.blocks.inputs import work_dir_of
     from segflow.blocks.ledger import WorkFolder
-    from segflow.blocks.runner import drive, run_stages
+    from segflow.blocks.runner import drive
     from segflow.blocks.segment_volume import JOB, SegmentVolume
     from segflow.compiled import cores
 
     if join:
         if work_dir is None:
             raise UsageError("--join needs the work folder: --work-dir DIR")
-        folder = WorkFolder(work_dir)
-        with before_the_run():
-            made = SegmentVolume.joined(folder)
-            stages = made.stages()
-            folder.join(stages)
-        run_stages(folder, stages)
-        made.finish()
+        join_in(work_dir, queue)
         return
     if affs is None or out is None:
         raise UsageError("say which affinities and where the segments go: --affs VOLUME --out VOLUME")
@@ -95,10 +97,50 @@ def segment_volume(
         folder = WorkFolder(work_dir or work_dir_of(options.folder))
         made = SegmentVolume(folder, options, provenance_of(ctx))
         stages = made.begin(stale)
+    if queue is not None:
+        leave_to(queue, made, stages)
+        return
     drive(folder, stages, [JOB, "--work-dir", str(folder.path), "--join"], processes or cores())
     made.finish()
     for word in options.thresholds:
         tell(options.output(word), made.info.bounds.voxels)
+
+
+def join_in(work_dir: str, address: str | None) -> None:
+    """Work on a job that another process began, block by block, or as the messages of a queue say."""
+    from segflow.blocks.ledger import WorkFolder
+    from segflow.blocks.queued import work
+    from segflow.blocks.runner import run_stages
+    from segflow.blocks.segment_volume import SegmentVolume
+    from segflow.tasks.queues import open_queue
+
+    folder = WorkFolder(work_dir)
+    with before_the_run():
+        made = SegmentVolume.joined(folder)
+        stages = made.stages()
+        folder.join(stages)
+        queue = open_queue(address) if address else None
+    if queue is None:
+        run_stages(folder, stages)
+    elif not work(folder, stages, queue):
+        return
+    made.finish()
+
+
+def leave_to(address: str, made: SegmentVolume, stages: list[Stage]) -> None:
+    """Fill a queue with the blocks of a job, and print the line of its workers."""
+    import shlex
+
+    from segflow.blocks.queued import fill
+    from segflow.tasks.queues import open_queue
+
+    queue = open_queue(address, create=True)
+    count = fill(made.work, stages, made.info.bounds, queue)
+    log.info("put %d blocks into %s; each of its workers runs", count, queue.address)
+    work_dir = str(made.work.path)
+    click.echo(
+        shlex.join(["segflow", "segment-volume", "--work-dir", work_dir, "--join", "--queue", queue.address])
+    )
 
 
 def make_options(

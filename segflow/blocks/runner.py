@@ -6,7 +6,7 @@ import logging
 import random
 import time
 import traceback
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 
 from segflow.blocks.ledger import Stage, WorkFolder
 from segflow.blocks.workers import Worker, driver_of_this, workers
@@ -57,18 +57,9 @@ def run_stages(
     driver, since = driver_of_this()
     wanted = [s for s in stages if only is None or s.name in only]
     work = _Work(folder, since or time.time(), tick or (lambda n: None), quiet=bool(driver))
-    pause = 0.02
     try:
-        with folder.heartbeat():
-            while not all(work.finished(stage) for stage in wanted):
-                work.waits = False
-                if sum(work.sweep(stage) for stage in wanted):
-                    pause = 0.02
-                elif work.waits:
-                    time.sleep(pause * random.uniform(0.5, 1))
-                    pause = min(LONGEST, 1.5 * pause)
-                else:
-                    break
+        for _ in work.through(wanted):
+            pass
     except KeyboardInterrupt:
         if driver:
             raise SystemExit(Interrupted.exit_code) from None  # the driver tells of it
@@ -87,6 +78,27 @@ class _Work:
         self.told: dict[str, int] = {}  # how many blocks of a stage were told to tick
         self.complete: set[str] = set()
         self.waits = False  # whether others compute blocks
+
+    def through(self, stages: Sequence[Stage]) -> Iterator[str]:
+        """Compute all that can be had, block by block; after each give its error, or nothing."""
+        pause = 0.02
+        with self.folder.heartbeat():
+            while not all(self.finished(stage) for stage in stages):
+                self.waits, tried = False, 0
+                for stage in stages:
+                    for block in self.sweep(stage):
+                        tried += 1
+                        failure = self.folder.failure(stage.name, block)
+                        yield (
+                            f"stage {stage.name}, {stage.label(block)}: {failure['error']}" if failure else ""
+                        )
+                if tried:
+                    pause = 0.02
+                elif self.waits:
+                    time.sleep(pause * random.uniform(0.5, 1))
+                    pause = min(LONGEST, 1.5 * pause)
+                else:
+                    return
 
     def finished(self, stage: Stage) -> bool:
         """Whether all blocks of a stage are done."""
@@ -110,11 +122,10 @@ class _Work:
                 self.complete.add(name)
         return self.complete.issuperset(stage.after)
 
-    def sweep(self, stage: Stage) -> int:
-        """Compute whatever can be had of a stage; give how many blocks were tried."""
-        if stage.name in self.complete or not self._may_start(stage):
-            return 0
-        return sum(self._try(stage, block) for block in self._missing(stage))
+    def sweep(self, stage: Stage) -> Iterator[int]:
+        """Compute whatever can be had of a stage; give each block that was tried."""
+        if stage.name not in self.complete and self._may_start(stage):
+            yield from (block for block in self._missing(stage) if self._try(stage, block))
 
     def _try(self, stage: Stage, block: int) -> bool:
         folder, name = self.folder, stage.name
@@ -149,6 +160,15 @@ class _Work:
         self.counts[stage.name] = self.counts.get(stage.name, 0) + 1
         self.told[stage.name] += 1
         self.tick(1)
+
+
+def each_block(folder: WorkFolder, stages: Sequence[Stage]) -> Generator[str, None, None]:
+    """Compute in this process what is missing, as ``run_stages``, but one block each time one is asked for.
+
+    Gives what is wrong with the block, or nothing. Ends when all is done, or nothing more can be had;
+    then ``check_complete`` tells which.
+    """
+    yield from _Work(folder, time.time(), lambda n: None, quiet=False).through(stages)
 
 
 def check_complete(folder: WorkFolder, stages: Sequence[Stage]) -> None:
