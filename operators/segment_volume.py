@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -21,8 +21,28 @@ log = logging.getLogger("segflow")
 
 Three = tuple[int, int, int]
 
+WORK = ("work_dir", "join", "processes", "stale", "queue")  # who does it and where, not what
 
-@job(example="segflow segment-volume --affs affs --out seg --block-size 64 512 512 --threshold 0.7")
+
+def plan_job(_plan: None, options: dict[str, Any]) -> None:
+    """Check inputs, outputs and the work folder; nothing is made."""
+    from segflow.blocks.inputs import work_dir_of
+    from segflow.blocks.ledger import WorkFolder
+    from segflow.blocks.segment_volume import SegmentVolume
+
+    told = {key: value for key, value in options.items() if key not in WORK}
+    affs, out, work_dir = told.pop("affs"), told.pop("out"), options["work_dir"]
+    if options["join"]:
+        SegmentVolume.joined(WorkFolder(work_dir or needs_work_dir()))
+        return
+    made = make_options(*given(affs, out), **told)
+    SegmentVolume(WorkFolder(work_dir or work_dir_of(made.folder)), made).stages()
+
+
+@job(
+    example="segflow segment-volume --affs affs --out seg --block-size 64 512 512 --threshold 0.7",
+    plan=plan_job,
+)
 @option("--affs", metavar="VOLUME", default=None,
         help="Affinities: precomputed, zarr://, n5://, FILE.h5[:DATASET], npy; uint8 or float.")  # fmt: skip
 @option("--out", metavar="VOLUME", default=None,
@@ -86,13 +106,9 @@ def segment_volume(
     from segflow.compiled import cores
 
     if join:
-        if work_dir is None:
-            raise UsageError("--join needs the work folder: --work-dir DIR")
-        join_in(work_dir, queue)
+        join_in(work_dir or needs_work_dir(), queue)
         return
-    if affs is None or out is None:
-        raise UsageError("say which affinities and where the segments go: --affs VOLUME --out VOLUME")
-    options = make_options(affs, segments_to(out), **told)
+    options = make_options(*given(affs, out), **told)
     with before_the_run():
         folder = WorkFolder(work_dir or work_dir_of(options.folder))
         made = SegmentVolume(folder, options, provenance_of(ctx))
@@ -104,6 +120,18 @@ def segment_volume(
     made.finish()
     for word in options.thresholds:
         tell(options.output(word), made.info.bounds.voxels)
+
+
+def needs_work_dir() -> NoReturn:
+    """Say that --join alone is not enough."""
+    raise UsageError("--join needs the work folder: --work-dir DIR")
+
+
+def given(affs: str | None, out: str | None) -> tuple[str, str]:
+    """Give what is read, and the address of what is written."""
+    if affs is None or out is None:
+        raise UsageError("say which affinities and where the segments go: --affs VOLUME --out VOLUME")
+    return affs, segments_to(out)
 
 
 def join_in(work_dir: str, address: str | None) -> None:

@@ -8,6 +8,7 @@ missing, however the stages depend on each other; the boxes in them are for peop
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Generator, Iterator, Sequence
 from threading import Event
 
@@ -68,50 +69,76 @@ def work(folder: WorkFolder, stages: Sequence[Stage], queue: Queue, retries: int
     Raises:
         SegflowError: this worker had blocks that failed, or several failed in the same way.
     """
-    stop = Event()
-    keeper = Keeper(queue, SECONDS, stop)
     blocks = each_block(folder, stages)
     failures: list[str] = []
     wait, longest = 0.1, poll_max()
-    try:
-        while True:
-            for held in keeper.tasks(0):
-                _one(held, blocks, folder, stages, failures)
-            if _complete(folder, stages) or not retries:
-                break
-            retries -= 1
-            stop.wait(min(wait, longest))
-            wait *= 1.5
-    except Terminated:
+    with _Sigterm() as sigterm:
+        keeper = Keeper(queue, SECONDS, sigterm.came)
+        try:
+            while True:
+                for held in keeper.tasks(0):
+                    error = _one(sigterm, blocks, folder, stages)
+                    failures += [str(error)] if error else []
+                    _end(held, error)
+                if _complete(folder, stages) or not retries or sigterm.came.wait(min(wait, longest)):
+                    break
+                retries, wait = retries - 1, 1.5 * wait
+        except Terminated:
+            pass
+        finally:
+            blocks.close()
+            keeper.close()
+    complete = _complete(folder, stages)
+    if sigterm.came.is_set() and not complete:
         log.info("ended by SIGTERM; the block and its message were given back")
         return False
-    finally:
-        blocks.close()
-        keeper.close()
-    complete = _complete(folder, stages)
     if failures and not complete:
         raise SegflowError(f"{len(failures)} blocks failed here; the first, {failures[0]}")
     return complete
 
 
+class _Sigterm:
+    """Lets SIGTERM break off the computation of a block, but not the talk with the queue."""
+
+    def __init__(self) -> None:
+        self.came, self.breaks = Event(), False
+
+    def __enter__(self) -> _Sigterm:
+        self._before = signal.signal(signal.SIGTERM, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGTERM, self._before)
+
+    def _handle(self, *_: object) -> None:
+        self.came.set()
+        if self.breaks:
+            raise Terminated
+
+
 def _one(
-    held: Held,
-    blocks: Generator[str, None, None],
-    folder: WorkFolder,
-    stages: Sequence[Stage],
-    failures: list[str],
-) -> None:
-    """Compute one block for a message, and end the message."""
-    error: SegflowError | None = None
-    told = next(blocks, None)
+    sigterm: _Sigterm, blocks: Generator[str, None, None], folder: WorkFolder, stages: Sequence[Stage]
+) -> SegflowError | None:
+    """Compute one block; give what went wrong."""
+    try:
+        sigterm.breaks = True
+        if sigterm.came.is_set():
+            raise Terminated
+        told = next(blocks, None)
+    finally:
+        sigterm.breaks = False
     if told:
-        error = SegflowError(told)
-        failures.append(told)
-    elif told is None:  # nothing more can be had
+        return SegflowError(told)
+    if told is None:  # nothing more can be had
         try:
             check_complete(folder, stages)
         except SegflowError as lacking:
-            error = lacking
+            return lacking
+    return None
+
+
+def _end(held: Held, error: SegflowError | None) -> None:
+    """Take the message from the queue, or give it back with its error."""
     if error is None:
         held.acknowledge()
     held.note(error)

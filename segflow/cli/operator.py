@@ -190,9 +190,14 @@ def operator(
     return mark
 
 
-def job(section: str = "Jobs", *, example: str = "") -> Callable[[F], F]:
-    """Declare a command that stands alone: a plain function of its options and arguments."""
-    return operator(section, kind="job", example=example)
+def job(
+    section: str = "Jobs", *, example: str = "", plan: Callable[..., Any] | None = None
+) -> Callable[[F], F]:
+    """Declare a command that stands alone: a plain function of its options and arguments.
+
+    ``plan(None, options)`` raises what is wrong with them, for a wrapper that runs it elsewhere.
+    """
+    return operator(section, kind="job", example=example, plan=plan)
 
 
 class ChainCommand(click.Command):

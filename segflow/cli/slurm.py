@@ -16,16 +16,13 @@ SHOWN = 3  # failed tasks that are told of one by one
 
 def fit_array(line: Line, count: int) -> None:
     """Raise UsageError where the tasks of an array would all do the same work, over each other."""
-    if count == 1 or "fetch-task" in line.operators or "join" in line.params or line.job in WRAPPERS:
+    if count == 1 or "fetch-task" in line.operators or "join" in line.params:
         return
     what = f"{line.job} is one piece of work" if line.job else "the chain takes no tasks from a queue"
     raise UsageError(
         f"{what}, so {count} tasks would do the same over each other; leave --array out, or begin the chain "
         "with fetch-task -q QUEUE"
     )
-
-
-WRAPPERS = ("worker",)
 
 
 def with_processes(line: Line, processes: int) -> list[str]:
@@ -36,7 +33,7 @@ def with_processes(line: Line, processes: int) -> list[str]:
     """
     if processes == 1:
         return line.words
-    if "fetch-task" in line.operators:
+    if line.job is None and "fetch-task" in line.operators:
         return ["worker", "--processes", str(processes), "--", *line.words]
     if line.params.get("join"):
         raise UsageError(f"--workers {processes}: --join is one process; leave it out, or raise --array")

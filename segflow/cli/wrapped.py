@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from segflow.errors import UsageError
+from segflow.errors import SegflowError, UsageError
 
 LEFT_OUT = ("dry_run", "save", "debug", "version", "help")  # group options that are the wrapper's own
 
@@ -67,7 +67,7 @@ def check_line(ctx: click.Context, tokens: Sequence[str], *, lenient: bool = Fal
         name = error.ctx.info_name if error.ctx and error.ctx.parent else None
         raise UsageError(f"after --: {f'{name}: ' if name else ''}{_usage_line(error)}") from error
     if isinstance(steps, click.Context):
-        return Line(words, str(steps.command.name), dict(steps.params), ())
+        return _job(ctx, words, steps, lenient)
     doubt = ""
     chain = make_chain(steps, settings)
     try:
@@ -78,3 +78,21 @@ def check_line(ctx: click.Context, tokens: Sequence[str], *, lenient: bool = Fal
             raise
         doubt = str(error)
     return Line(words, None, {}, tuple(step.name for step in steps), doubt, chain)
+
+
+def _job(ctx: click.Context, words: list[str], made: click.Context, lenient: bool) -> Line:
+    """Check a job: its options, its own line after --, and what its ``plan`` looks at."""
+    params, doubt = dict(made.params), ""
+    operators: tuple[str, ...] = ()
+    if params.get("line"):
+        inner = check_line(ctx, params["line"], lenient=lenient)
+        operators, doubt = inner.operators, inner.doubt
+    plan = made.command.operator.plan  # type: ignore[attr-defined]
+    if plan is not None:
+        try:
+            plan(None, params)
+        except SegflowError as error:
+            doubt = f"{made.command.name}: {error}"
+            if not lenient:
+                raise UsageError(doubt) from error
+    return Line(words, str(made.command.name), params, operators, doubt)
