@@ -41,7 +41,7 @@ def provenance_of(ctx: click.Context) -> dict[str, Any]:
     from segflow import __version__
     from segflow.cli.main import words_of
 
-    line = words_of(ctx.command, ctx, leave_out=("processes", "join", "work_dir", "stale"))
+    line = words_of(ctx.command, ctx, leave_out=("processes", "join", "work_dir", "stale", "queue"))
     return {"segflow": __version__, "chain": [str(ctx.command.name), *line]}
 
 
