@@ -58,6 +58,16 @@ def _tasks(bounds: Box | None, *, disbatch: bool, bounding_box: str | None, **si
     return make_tasks(bounds, bounding_box=Box.parse(bounding_box) if bounding_box else None, **sizes)
 
 
+def tasks_of(level: int, *, volume: str | None, use_https: bool = False, **sizes: Any) -> Tasks:
+    """Give the tasks that the options say; ``level`` is the mip of their boxes."""
+    bounds = None
+    if volume:
+        from segflow.volumes import open_volume
+
+        bounds = open_volume(volume, use_https=use_https).info(level).bounds
+    return _tasks(bounds, **sizes)
+
+
 def _fill(address: str, tasks: Tasks, mip: int | None) -> None:
     """Put the tasks into a queue, as they are made; ``mip`` None leaves it to the workers' --mip."""
     from segflow.tasks.queues import message, open_queue
@@ -126,16 +136,11 @@ def generate_tasks(
 ) -> Iterator[State]:
     """Cut a volume, a region or a grid into tasks; the rest of the chain runs once for each box."""
     level = state.mip if mip is None else mip
-    bounds = None
-    if volume:
-        from segflow.volumes import open_volume
-
-        bounds = open_volume(volume, use_https=use_https).info(level).bounds
-    tasks = _tasks(
-        bounds, disbatch=disbatch, bounding_box=bounding_box, roi_start=roi_start, roi_stop=roi_stop,
-        roi_size=roi_size, chunk_size=chunk_size, grid_size=grid_size, stride=stride, overlap=overlap,
-        aligned_block_size=aligned_block_size, respect_chunk_size=respect_chunk_size,
-        index_start=index_start, index_stop=index_stop,
+    tasks = tasks_of(
+        level, volume=volume, use_https=use_https, disbatch=disbatch, bounding_box=bounding_box,
+        roi_start=roi_start, roi_stop=roi_stop, roi_size=roi_size, chunk_size=chunk_size,
+        grid_size=grid_size, stride=stride, overlap=overlap, aligned_block_size=aligned_block_size,
+        respect_chunk_size=respect_chunk_size, index_start=index_start, index_stop=index_stop,
     )  # fmt: skip
     if file_path:
         state.run.wrote(write_boxes(file_path, (box for _, box in tasks), len(tasks)))

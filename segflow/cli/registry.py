@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import keyword
 import pkgutil
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -30,11 +31,11 @@ ALIASES: dict[str, tuple[str, dict[str, object]]] = {
 
 @cache
 def builtin() -> tuple[str, ...]:
-    """Give the names of the commands that come with segflow."""
+    """Give the names of the commands that come with segflow; ``try_`` is try, a word of Python's own."""
     import segflow.operators
 
     files = pkgutil.iter_modules(segflow.operators.__path__)
-    return tuple(sorted(f.name.replace("_", "-") for f in files if not f.name.startswith("_")))
+    return tuple(sorted(f.name.rstrip("_").replace("_", "-") for f in files if not f.name.startswith("_")))
 
 
 @cache
@@ -70,6 +71,7 @@ def load(name: str) -> ChainCommand:
 
     if name in builtin():
         word = name.replace("-", "_")
+        word += "_" * keyword.iskeyword(word)
         module = importlib.import_module(f"segflow.operators.{word}")
         return command_of(getattr(module, word), name)
     entry = third_party()[name]

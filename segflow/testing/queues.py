@@ -68,6 +68,17 @@ class QueueContract:
         """Give an empty queue."""
         return self.open(address)
 
+    def test_a_look_takes_nothing(self, address: str) -> None:
+        """Peek gives waiting tasks and leaves them where they are."""
+        queue = self.open(address)
+        queue.send(message(box, 1) for box in BOXES[:2])
+        found = queue.peek(10)
+        assert {told["bbox"] for told in found} <= {str(box) for box in BOXES[:2]}
+        assert 1 <= len(found) <= 2
+        assert queue.peek(1)
+        assert {str(taken(queue).message["bbox"]) for _ in range(2)} == {str(box) for box in BOXES[:2]}
+        assert queue.peek(10) == []
+
     def test_a_task_waits_runs_and_is_done(self, queue: Queue) -> None:
         assert queue.send(message(box, mip) for mip, box in enumerate(BOXES[:2])) == 2
         assert queue.counts() == Counts(2, 0, 0)

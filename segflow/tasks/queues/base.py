@@ -98,6 +98,10 @@ class Queue(ABC):
         """Take a free task for so many seconds; None if nothing is free now."""
 
     @abstractmethod
+    def peek(self, most: int) -> list[Message]:
+        """Look at some of the waiting tasks, up to ``most``, and take none of them."""
+
+    @abstractmethod
     def counts(self) -> Counts:
         """Give how many tasks wait, run and are dead."""
 

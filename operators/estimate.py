@@ -1,0 +1,58 @@
+"""estimate: what all tasks of a chain will take."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import click
+
+from segflow.cli.operator import job, option
+
+
+def numbers(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
+    """Give the numbers of a comma list."""
+    words = [word.strip() for word in value.split(",")]
+    if not all(word.isdecimal() and int(word) for word in words):
+        raise click.BadParameter(
+            f"'{value}': give whole numbers with commas between, as 1,8,64", ctx, parameter
+        )
+    return tuple(map(int, words))
+
+
+@job(example="segflow estimate --workers 1,16,64 --cost-per-hour 0.5 -- fetch-task -q fq://tasks ...")
+@click.argument("line", metavar="-- CHAIN", nargs=-1, type=click.UNPROCESSED)
+@option("--workers", metavar="N[,N...]", default="1", callback=numbers,
+        help="Numbers of workers like this process, each with a machine like this one.")  # fmt: skip
+@option("--cost-per-hour", type=click.FloatRange(0), default=None, help="Of one worker, in any currency.")
+@option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+@click.pass_context
+def estimate(
+    ctx: click.Context,
+    line: tuple[str, ...],
+    *,
+    workers: tuple[int, ...] = (1,),
+    cost_per_hour: float | None = None,
+    as_json: bool = False,
+) -> None:
+    """Run one task of a chain aside, and tell what all tasks will take: time, memory, bytes, cost.
+
+    The task is chosen as by try, and nothing of it is kept. Tasks are those of generate-tasks, of the
+    queue (waiting and running) or of the file. The assumptions are printed too.
+    """
+    from segflow.cli import aside, samples
+
+    chain, place = samples.chain_of(ctx, line), samples.empty_folder(None)
+    log = logging.getLogger("segflow")
+    try:
+        run = aside.Aside(chain, place)
+        sample = run.run(run.place())
+    finally:
+        samples.tidy(place, None)
+    found = samples.extrapolated(sample, chain.prefetch, workers, cost_per_hour)
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+        return
+    click.echo(samples.table(found))
+    for note in sample.notes:
+        log.warning("%s", note)
