@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ from slurm_cluster import Cluster, find, missing, until
 
 from segflow.errors import UsageError
 from segflow.geometry import Box
-from segflow.tasks import slurm, slurm_script
+from segflow.tasks import slurm, slurm_script, slurm_state
 from segflow.tasks.queues import message, open_queue
 from segflow.tasks.slurm_profile import read_profile
 from segflow.volumes import open_volume
@@ -424,3 +425,18 @@ def test_a_block_that_fails_lets_the_others_go_on(segflow, block_job):
     segflow(*worker[1:])
     assert sum(open_queue("fq://blocks").counts()) == 0
     assert same("many")
+
+
+def test_a_killed_task_is_told_as_failed(cluster, segflow, look):
+    """kill -9 of the task itself: SLURM says failed; without SLURM's word, the missing end says it."""
+    Path("slow.py").write_text(SLOW)
+    ident = segflow("submit", "--", *SLOWLY).out.strip()
+    until(Path("began").exists)
+    (told,) = Path(slurm.load(ident).folder, "tasks").iterdir()
+    os.kill(json.loads(told.read_text())["pid"], signal.SIGKILL)
+    until(lambda: over(look(ident)))
+    assert look(ident)["failed"] == 1
+    alone = slurm_state.standing(slurm.load(ident), {})
+    assert [(task.state, task.why) for task in alone.tasks] == [
+        ("failed", "SLURM does not know it any more; it was killed")
+    ]

@@ -30,7 +30,7 @@ def main(folder: str, words: Sequence[str]) -> NoReturn:
 
     path = Path(folder) / f"{place()}.json"
     told: dict[str, Any] = {
-        "host": socket.gethostname(), "began": time.time(),
+        "host": socket.gethostname(), "pid": os.getpid(), "began": time.time(),
         "restarts": int(os.environ.get("SLURM_RESTART_COUNT") or 0),
     }  # fmt: skip
     write(path, told)
