@@ -8,21 +8,24 @@ import logging
 import click
 
 from segflow.cli.operator import job, option
+from segflow.errors import UsageError
 
 
-def numbers(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
-    """Give the numbers of a comma list."""
-    words = [word.strip() for word in value.split(",")]
+def numbers(text: str) -> list[int]:
+    """Give the numbers of a comma list.
+
+    Raises:
+        UsageError: there is something else.
+    """
+    words = [word.strip() for word in text.split(",")]
     if not all(word.isdecimal() and int(word) for word in words):
-        raise click.BadParameter(
-            f"'{value}': give whole numbers with commas between, as 1,8,64", ctx, parameter
-        )
-    return tuple(map(int, words))
+        raise UsageError(f"--workers '{text}': give whole numbers with commas between, as 1,8,64")
+    return list(map(int, words))
 
 
 @job(example="segflow estimate --workers 1,16,64 --cost-per-hour 0.5 -- fetch-task -q fq://tasks ...")
 @click.argument("line", metavar="-- CHAIN", nargs=-1, type=click.UNPROCESSED)
-@option("--workers", metavar="N[,N...]", default="1", callback=numbers,
+@option("--workers", metavar="N[,N...]", default="1",
         help="Numbers of workers like this process, each with a machine like this one.")  # fmt: skip
 @option("--cost-per-hour", type=click.FloatRange(0), default=None, help="Of one worker, in any currency.")
 @option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
@@ -31,7 +34,7 @@ def estimate(
     ctx: click.Context,
     line: tuple[str, ...],
     *,
-    workers: tuple[int, ...] = (1,),
+    workers: str = "1",
     cost_per_hour: float | None = None,
     as_json: bool = False,
 ) -> None:
@@ -42,6 +45,7 @@ def estimate(
     """
     from segflow.cli import aside, samples
 
+    counts = numbers(workers)
     chain, place = samples.chain_of(ctx, line), samples.empty_folder(None)
     log = logging.getLogger("segflow")
     try:
@@ -49,7 +53,7 @@ def estimate(
         sample = run.run(run.place())
     finally:
         samples.tidy(place, None)
-    found = samples.extrapolated(sample, chain.prefetch, workers, cost_per_hour)
+    found = samples.extrapolated(sample, chain.prefetch, counts, cost_per_hour)
     if as_json:
         click.echo(json.dumps(found, indent=1))
         return

@@ -358,7 +358,7 @@ def candidates(source: Step, mip: int) -> tuple[int, list[Place]]:
         count = len(rows)
         found = [(box, mip) for _, box in boxfile.boxes_of(rows, _some(range(count)), where)]
     if not found:
-        raise SegflowError(f"there is no task in {where}; put some in with generate-tasks")
+        raise SegflowError(f"no task waits in {where}; put some in with generate-tasks")
     return count, [Place(box, level) for box, level in _central(found)]
 
 

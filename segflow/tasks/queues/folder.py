@@ -77,10 +77,13 @@ class FolderQueue(Queue):
     def peek(self, most: int) -> list[Message]:
         """Read tasks where they lie."""
         found: list[Message] = []
+        now = time.time()
         with self._telling():
             for name in self._names("queue"):
                 if len(found) == most:
                     break
+                if _expiry(name) > now:
+                    continue
                 with suppress(FileNotFoundError, QueueError):
                     found.append(messages.read((self.folder / "queue" / name).read_bytes()))
         return found
