@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from segflow.errors import MissingChunk, did_you_mean
+from segflow.secrets import hide
 
 if TYPE_CHECKING:
     from segflow.geometry import Box
@@ -56,7 +57,7 @@ class Run:
         """Give how this run's files are made: version, chain, facts; no times, no hosts."""
         from segflow import __version__
 
-        return {"segflow": __version__, "chain": list(self.chain), **self.facts}
+        return {"segflow": __version__, "chain": [hide(word) for word in self.chain], **self.facts}
 
 
 @dataclass(eq=False)

@@ -10,6 +10,7 @@ import click
 
 from segflow.cli.operator import option
 from segflow.errors import UsageError
+from segflow.secrets import hide
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -42,7 +43,7 @@ def provenance_of(ctx: click.Context) -> dict[str, Any]:
     from segflow.cli.main import words_of
 
     line = words_of(ctx.command, ctx, leave_out=("processes", "join", "work_dir", "stale", "queue"))
-    return {"segflow": __version__, "chain": [str(ctx.command.name), *line]}
+    return {"segflow": __version__, "chain": [str(ctx.command.name), *map(hide, line)]}
 
 
 def segments_to(path: str) -> str:

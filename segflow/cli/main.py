@@ -17,6 +17,7 @@ from segflow.cli import registry
 from segflow.cli.engine import Chain, Step, failed_error
 from segflow.cli.operator import SECTIONS, ChainCommand, NameOption, Option, normalize
 from segflow.errors import SegflowError, Terminated, UsageError, did_you_mean
+from segflow.secrets import hide
 from segflow.state import Run
 
 log = logging.getLogger("segflow")
@@ -224,7 +225,7 @@ def setup_logging(settings: dict[str, Any]) -> None:
 class _Stderr(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         prefix = "segflow: warning: " if record.levelno == logging.WARNING else ""
-        click.echo(prefix + record.getMessage(), err=True)
+        click.echo(prefix + hide(record.getMessage()), err=True)
 
 
 @click.command(
@@ -272,7 +273,7 @@ def _usage_line(error: click.ClickException) -> str:
 
 
 def _fail(text: str, code: int) -> NoReturn:
-    click.echo(text, err=True)
+    click.echo(hide(text), err=True)
     sys.exit(code)
 
 
@@ -294,6 +295,13 @@ def _terminated(*_: Any) -> NoReturn:
     raise Terminated
 
 
+def _traceback(*error: Any) -> None:
+    """Print a traceback as Python does, without secrets."""
+    import traceback
+
+    click.echo(hide("".join(traceback.format_exception(*error))), err=True, nl=False)
+
+
 def main(args: list[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0, 1 for a failed run, 2 for usage, 130 when interrupted."""
     signal.signal(signal.SIGTERM, _terminated)
@@ -313,6 +321,7 @@ def main(args: list[str] | None = None) -> NoReturn:
         _fail("segflow: interrupted; nothing half-written was left", 130)
     except Exception as error:
         if debug:
+            sys.excepthook = _traceback
             raise
         from segflow.cli.report import explain
 

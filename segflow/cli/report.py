@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segflow.errors import SegflowError
+from segflow.secrets import hide
 
 if TYPE_CHECKING:
     from segflow.cli.engine import Chain
@@ -28,7 +29,7 @@ def explain(error: BaseException, debug: bool = False) -> str:
     task = getattr(error, "segflow_task", None)
     name = step.name if step else getattr(error, "segflow_job", "")
     where = f"segflow {name}" if name else "segflow"
-    text = " ".join(_message(error, debug).split())
+    text = hide(" ".join(_message(error, debug).split()))
     return f"{where}: {text}" + (f" (task {task})" if task else "")
 
 
@@ -51,10 +52,11 @@ def crash_log(error: BaseException) -> Path:
     """Write the traceback of ``error`` to a file and give its path."""
     import tempfile
 
-    path = Path(tempfile.gettempdir()) / f"segflow-crash-{os.getpid()}.log"
     lines = [f"segflow {' '.join(sys.argv[1:])}\n", *traceback.format_exception(error)]
-    path.write_text("".join(lines))
-    return path
+    handle, name = tempfile.mkstemp(".log", f"segflow-crash-{os.getpid()}-")
+    with open(handle, "w") as file:
+        file.write(hide("".join(lines)))
+    return Path(name)
 
 
 def show_plan(rows: Iterable[tuple[Any, Any, list[Spec]]], chain: Chain) -> str:

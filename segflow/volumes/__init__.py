@@ -28,7 +28,12 @@ def split_address(path: str) -> tuple[str, str]:
         place = rest
     else:
         form, place = "precomputed", path
-    scheme, mark, _ = place.partition("://")
+    scheme, mark, inner = place.partition("://")
+    if mark and ":" in inner.partition("@")[0] and "@" in inner.partition("/")[0]:
+        raise UsageError(
+            f"an address must not hold a password ({scheme}://...@{inner.partition('@')[2]}): it would "
+            "stand in logs and provenance; keep credentials where the AWS and GCS libraries look for them"
+        )
     if not mark:
         return form, f"file://{Path(place).expanduser().absolute()}"
     if scheme not in PLACES:

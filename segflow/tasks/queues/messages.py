@@ -8,6 +8,7 @@ from typing import Any
 
 from segflow.errors import QueueError
 from segflow.geometry import Box
+from segflow.secrets import hide
 
 Message = dict[str, Any]
 
@@ -89,4 +90,4 @@ def body(found: Message) -> str:
 
 def line(error: object, length: int = 1000) -> str:
     """Give an error as one printable line of at most ``length`` characters."""
-    return "".join(c if c.isprintable() else " " for c in " ".join(str(error).split()))[:length]
+    return "".join(c if c.isprintable() else " " for c in hide(" ".join(str(error).split())))[:length]
