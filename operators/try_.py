@@ -9,7 +9,9 @@ import click
 from segflow.cli.operator import job, option
 
 
-@job(example="segflow try -- fetch-task -q fq://tasks cutout -v em inference -m model save -v affs")
+@job(
+    example="segflow try -- fetch-task -q fq://tasks cutout -v em inference --model affinity-snemi3d save -v affs"
+)
 @click.argument("line", metavar="-- CHAIN", nargs=-1, type=click.UNPROCESSED)
 @option("--to", "folder", metavar="DIR", default=None, show_default="a new folder in $TMPDIR",
         help="Empty folder for what the chain writes.")  # fmt: skip
