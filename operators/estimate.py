@@ -46,17 +46,14 @@ def estimate(
     from segflow.cli import aside, samples
 
     counts = numbers(workers)
-    chain, place = samples.chain_of(ctx, line), samples.empty_folder(None)
-    log = logging.getLogger("segflow")
-    try:
+    chain = samples.chain_of(ctx, line)
+    with samples.aside_in(None, keep=False) as place:
         run = aside.Aside(chain, place)
         sample = run.run(run.place())
-    finally:
-        samples.tidy(place, None)
     found = samples.extrapolated(sample, chain.prefetch, counts, cost_per_hour)
     if as_json:
         click.echo(json.dumps(found, indent=1))
         return
     click.echo(samples.table(found))
     for note in sample.notes:
-        log.warning("%s", note)
+        logging.getLogger("segflow").warning("%s", note)

@@ -9,9 +9,7 @@ import click
 from segflow.cli.operator import job, option
 
 
-@job(
-    example="segflow try -- fetch-task -q fq://tasks cutout -v em inference --model affinity-snemi3d save -v affs"
-)
+@job(example="segflow try -- fetch-task -q fq://t cutout -v em inference --model affinity-snemi3d save -v x")
 @click.argument("line", metavar="-- CHAIN", nargs=-1, type=click.UNPROCESSED)
 @option("--to", "folder", metavar="DIR", default=None, show_default="a new folder in $TMPDIR",
         help="Empty folder for what the chain writes.")  # fmt: skip
@@ -30,17 +28,11 @@ def try_(
     from segflow.cli import aside, samples
     from segflow.cli.main import parse
 
-    chain, place = samples.chain_of(ctx, line), samples.empty_folder(folder)
-    try:
+    chain = samples.chain_of(ctx, line)
+    with samples.aside_in(folder, keep=True) as place:
         run = aside.Aside(chain, place)
         task = run.place()
         show = sys.stdout.isatty() if view is None else view
         more = parse(ctx.find_root(), ["neuroglancer"]) if show else []
-        run.run(
-            task,
-            more if isinstance(more, list) else [],
-            lambda sample: click.echo(samples.told(sample, chain)),
-        )
-    except BaseException:
-        samples.tidy(place, folder)
-        raise
+        steps = more if isinstance(more, list) else []
+        run.run(task, steps, lambda sample: click.echo(samples.told(sample, chain)))

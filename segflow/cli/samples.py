@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segflow.errors import UsageError
+from segflow.errors import Terminated, UsageError
 from segflow.tasks.supervise import span
 
 if TYPE_CHECKING:
@@ -55,6 +56,24 @@ def empty_folder(folder: str | None) -> Path:
     except OSError as error:
         raise UsageError(f"--to {folder} cannot be a folder: {error.strerror}") from error
     return place
+
+
+@contextmanager
+def aside_in(folder: str | None, keep: bool) -> Iterator[Path]:
+    """Give the folder that a task is written to; remove what is in it after a failure, or unless ``keep``.
+
+    Raises:
+        KeyboardInterrupt: also for SIGTERM: nothing here is a worker, which would end well.
+    """
+    place, done = empty_folder(folder), False
+    try:
+        yield place
+        done = True
+    except Terminated:
+        raise KeyboardInterrupt from None
+    finally:
+        if not (done and keep):
+            tidy(place, folder)
 
 
 def tidy(place: Path, folder: str | None) -> None:
@@ -132,6 +151,6 @@ def table(found: dict[str, Any]) -> str:
     cost = "cost" in found["workers"][0]
     lines.append(f"{'workers':>9}  {'time':>14}" + (f"  {'cost':>12}" if cost else ""))
     for row in found["workers"]:
-        price = f"  {row['cost']:>12.2f}" if cost else ""
+        price = f"  {row['cost']:>12.4g}" if cost else ""
         lines.append(f"{row['workers']:>9}  {span(round(row['seconds'], 1)):>14}{price}")
     return "\n".join([*lines, "assumed:", *(f"  {text}" for text in found["assumptions"])])
