@@ -282,7 +282,7 @@ def test_a_step_that_keeps_what_it_gets_does_not_stop_the_chain():
 
 
 @pytest.fixture
-def em(data, tmp_path, monkeypatch):
+def em(data, tmp_path, monkeypatch, tmp_path_factory):
     """Give a real image as a volume of four tasks of 20 x 256 x 256; one of them is all zero."""
     image = tifffile.imread(data / "ac4_image.tif")
     image[:, 256:, 256:] = 0
@@ -290,6 +290,9 @@ def em(data, tmp_path, monkeypatch):
     make_volume(volume, Chunk(image, (0, 0, 0), (30, 6, 6), "image"), block_size=(20, 128, 128))
     volume.write(Chunk(image, (0, 0, 0), (30, 6, 6), "image"))
     monkeypatch.chdir(tmp_path)
+    aside = str(tmp_path_factory.mktemp("aside"))
+    monkeypatch.setenv("TMPDIR", aside)
+    monkeypatch.setattr("tempfile.tempdir", aside)
     return tmp_path
 
 
