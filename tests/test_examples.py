@@ -63,7 +63,7 @@ def test_production(run, bucket, data, tmp_path):
     assert affs.shape == (3, 20, 256, 256)
     assert not affs[:, :, :160, :160].any()  # a task that was passed over
     assert affs[:, :, 200:, :192].mean() > 100
-    run("downsample", **{**more, "TASK": "20 128 256"})
+    run("downsample", **{**more, "TASK": "20 256 256"})
     run("mesh", **{**more, "TASK": "20 32 64"})
     labels = open_volume(f"{bucket}/seg")
     assert labels.read(mip=2, fill_missing=False).shape == (20, 64, 64)
