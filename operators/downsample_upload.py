@@ -55,9 +55,11 @@ def downsample_upload(
 ) -> None:
     """Write a task's part of the coarser mips of a volume: mean of images, mode of labels.
 
-    The task's box has to divide by the factors of all mips that are written.
+    A box that does not divide by the factors is completed with what the volume holds around it at the
+    chunk's mip, so the chunk has to be saved there. To a bucket, boxes of whole blocks of every mip.
     """
     from dataclasses import replace
+    from math import prod
 
     from segflow.volumes import files, open_volume
     from segflow.volumes.pyramid import write_pyramid
@@ -69,4 +71,6 @@ def downsample_upload(
     mips = write_pyramid(target, chunk, mip=mip, start_mip=start_mip, stop_mip=stop_mip, factor=factor)
     if state is not None:
         target.note(state.run.provenance())
-        state.run.wrote(target.path, chunk.bbox.voxels * len(mips), view_line(target))
+        inside = target.inside(chunk.bbox, target.info(mip))
+        voxels = sum(inside.voxels // prod(target.ratio(mip, level)[1]) for level in mips)
+        state.run.wrote(target.path, voxels, view_line(target))

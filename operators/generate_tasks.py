@@ -32,7 +32,7 @@ def plan_tasks(plan: Plan, options: dict[str, Any]) -> None:
     told = dict(options)
     mip, https = told.pop("mip"), told.pop("use_https")
     file, queue = told.pop("file_path"), told.pop("queue_name")
-    if queue:
+    if queue is not None:
         plan_queue(queue)
     if file:
         check_writable(plan, file_name(file))
@@ -145,7 +145,7 @@ def generate_tasks(
     if file_path:
         state.run.wrote(write_boxes(file_path, (box for _, box in tasks), len(tasks)))
         return
-    if queue_name:
+    if queue_name is not None:
         known = volume is not None or mip is not None or level > 0
         _fill(queue_name, tasks, level if known else None)
         return

@@ -60,6 +60,8 @@ def finish_mesh(run: Run, *, output_path: str, output_format: str, manifest: boo
             "when all tasks are meshed, list the fragments: segflow mesh-manifest -v %s",
             shlex.quote(output_path),
         )
+    if output_path not in run.written and not run.failed:
+        log.warning("nothing was meshed: no object of the wanted ids, or size, is in the chunks")
 
 
 def _ids(text: str | None, name: str) -> set[int] | None:
@@ -130,5 +132,5 @@ def mesh(
     )  # fmt: skip
     count = save_meshes(target, chunk, meshes, state.run.provenance() if state is not None else None)
     log.debug("%d meshes of %s", count, chunk.bbox)
-    if state is not None:
+    if state is not None and count:
         state.run.wrote(output_path, chunk.bbox.voxels)

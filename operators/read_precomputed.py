@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from logging import DEBUG
 from typing import TYPE_CHECKING, Any
 
 from segflow.cli.files import before_the_run, spec_of
@@ -68,13 +69,15 @@ def read_precomputed(
 ) -> Chunk:
     """Read a box of a volume: by --start, --stop or --size, else the task's box, else all of it.
 
-    What lies outside the volume is zeros, with a warning. The task's box is at --mip of the run;
-    with another -m it is scaled and has to divide.
+    What lies outside the volume is zeros, with a warning unless a queue gave the task. The task's box
+    is at --mip of the run; with another -m it is scaled and has to divide.
     """
     from segflow.volumes import open_volume
     from segflow.volumes.checks import black_out, check_against
 
     source: Any = open_volume(volume, use_https=use_https)
+    if state is not None and state.lease is not None:
+        source.border = DEBUG  # tasks at the volume's faces
     level = mip if mip is not None else state.mip if state is not None else 0
     task, task_mip = (state.bbox, state.mip) if state is not None else (None, 0)
     box = source.choose(level, start, stop, size, task, task_mip)

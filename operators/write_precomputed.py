@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from logging import DEBUG
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -95,6 +96,8 @@ def write_precomputed(
 
     level = mip if mip is not None else state.mip if state is not None else 0
     target: Any = open_volume(volume, threads=threads)
+    if state is not None and state.lease is not None:
+        target.border = DEBUG  # tasks at the volume's faces
     if not target.exists:
         tasks = state is not None and (state.lease is not None or (state.count or 1) > 1)
         make_volume(

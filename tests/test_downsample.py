@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from segflow.chunk import Chunk
 from segflow.errors import BoxError, ChunkError, UsageError
-from segflow.geometry import Box
+from segflow.geometry import Box, Grid
 from segflow.image.downsample import downsample, downsample_chunk
 from segflow.volumes import info as metadata
 from segflow.volumes import open_volume
@@ -305,10 +305,28 @@ def test_tasks_make_the_same_pyramid(tmp_path, labels):
 def test_task_that_does_not_divide(tmp_path, labels):
     chunk = Chunk(labels[:32, :64, :64])
     volume = make(tmp_path / "v", chunk)
-    with pytest.raises(BoxError, match="does not divide"):
-        write_pyramid(volume, chunk.cutout(Box((0, 0, 0), (32, 30, 64))), stop_mip=4)
+    box = Box((0, 0, 0), (32, 30, 64))
+    other = Chunk(labels[1:33, :64, :64]).cutout(box)
+    with pytest.raises(BoxError, match="does not divide by 1 8 8, and mip 0 of .* does not hold the chunk"):
+        write_pyramid(volume, other, stop_mip=4)
+    assert volume.info().mips == 1  # refused before the info was changed
     with pytest.raises(UsageError, match="nothing to write"):
         write_pyramid(volume, chunk, mip=2, stop_mip=2)
+
+
+@pytest.mark.parametrize("start_mip", [0, 1])
+def test_tasks_that_do_not_divide_make_the_same_pyramid(tmp_path, labels, start_mip):
+    chunk = Chunk(labels[:31, :128, :112], (0, 64, 0), (40, 16, 16))
+    whole = make(tmp_path / "whole", chunk, mips=4, factor=(1, 2, 2))
+    build_pyramid(whole)
+    tasks = make(tmp_path / "tasks", chunk)
+    if start_mip == 0:  # the tasks write their own voxels too
+        tasks.write(Chunk(np.zeros_like(chunk.array), (0, 64, 0), (40, 16, 16), chunk.layer_type))
+    for box in Grid.over(chunk.bbox, (13, 37, 41), (13, 37, 41)):
+        part = chunk.cutout(box.intersect(chunk.bbox))
+        write_pyramid(tasks, part, start_mip=start_mip, stop_mip=4, factor=(1, 2, 2))
+    for mip in (0, 1, 2, 3):
+        np.testing.assert_array_equal(tasks.read(mip=mip).array, whole.read(mip=mip).array)
 
 
 def test_downsample_upload(segflow, tmp_path, data):

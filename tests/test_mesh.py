@@ -198,6 +198,12 @@ def test_dust_is_what_lies_wholly_inside():
         list(mesh_objects(np.zeros((3, 3, 3), np.float32), SIZE))
 
 
+def test_ids_that_are_not_there(volume, segflow):
+    said = segflow("cutout", "-v", volume, "mesh", "-o", volume, "--ids", 4000000)
+    assert "nothing was meshed" in said.err
+    assert "wrote" not in said.err
+
+
 def test_dust_leaves_no_hole(volume, segflow):
     segflow(*tasks(volume, 6, 48, 45), "mesh", "-o", volume, "--dust-threshold", 200)
     found = fragments_of(volume / "mesh_mip_0_err_40")

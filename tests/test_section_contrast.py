@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import threading
+import time
 from shlex import split as words
 
 import numpy as np
@@ -180,6 +181,16 @@ def test_one_line_for_a_file_that_lacks(em, tmp_path, segflow):
     ):
         before = "create-chunk " if "-i" in options else ""
         assert text in segflow(*words(f"{before}section-histogram {options}"), code=2).last
+
+
+def test_a_bucket_without_credentials_is_told_soon(em, tmp_path, segflow, monkeypatch):
+    monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
+    monkeypatch.setenv("NO_GCE_CHECK", "true")  # as on a machine that is not Google's
+    began = time.monotonic()
+    line = ["cutout", "-v", em, "normalize-section-contrast", "-p", "gs://a-bucket/levels/1"]
+    said = segflow(*line, "write-h5", "-f", tmp_path / "x.h5", code=1)
+    assert "credentials were not found" in said.last
+    assert time.monotonic() - began < 20
 
 
 def test_in_a_bucket(em, bucket, image, tmp_path, segflow):

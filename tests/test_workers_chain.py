@@ -221,7 +221,7 @@ def test_num_takes_so_many_tasks(segflow, tasks, plugin, tmp_path):
 def test_the_mip_of_a_task(segflow, tasks, tmp_path):
     queue = tasks(1, mip=2)
     line = ["fetch-task", "-q", queue.address, "-r", 0, "create-chunk", "-s", 4, 8, 8, "delete-task-in-queue"]
-    said = segflow("--mip", 3, *line, code=1)
+    said = segflow("--mip", 3, *line, code=2)
     assert "are at mip 2, but --mip says 3" in said.err
     assert queue.counts() == Counts(1, 0, 0)
     states = list(chain_from_tokens([str(w) for w in line]).states())
@@ -384,6 +384,38 @@ def test_an_empty_queue_is_asked_again_so_often(tmp_path):
     assert list(keeper.tasks(4)) == []
     assert len(asked) == 5
     keeper.close()
+
+
+def test_what_gives_no_tasks_is_no_failed_task(segflow, tmp_path, tasks, monkeypatch):
+    line = ["create-chunk", "-s", 4, 8, 8, "delete-task-in-queue"]
+    said = segflow("--mip", 1, "fetch-task", "-q", tasks(2).address, "-r", 0, *line, code=2)
+    assert "are at mip 0, but --mip says 1" in said.last
+    assert "1 task failed" not in said.err
+    assert open_queue(f"fq://{tmp_path}/tasks").counts() == Counts(2, 0, 0)
+    assert (
+        "'' names no queue" in segflow("generate-tasks", "-c", 4, 8, 8, "-g", 1, 1, 1, "-q", "", code=2).last
+    )
+
+
+def test_an_error_comes_through_all_threads(process, tasks, plugin):
+    queue = tasks(2)
+    line = ["fetch-task", "-q", queue.address, "-r", 0, "create-chunk", "-s", 4, 8, 8, "copy-var"]
+    bad = [*plugin("picky", bad="all"), "mark-complete", "-p", "never/", "copy-var", "delete-task-in-queue"]
+    said = process("--on-error", "stop", *line, *bad, code=None, timeout=30)
+    assert said.code != 0
+    assert "it is bad" in said.err
+    assert sum(queue.counts()) == 2
+
+
+def test_border_tasks_are_quiet(segflow, tmp_path, tasks):
+    path = f"file://{tmp_path}/v"
+    segflow("create-chunk", "-s", 6, 8, 8, "save", "-v", path, "--block-size", 4, 8, 8)
+    queue = tasks(2)
+    segflow("create-info", "-v", f"{path}2", "--volume-size", 6, 8, 8, "--block-size", 4, 8, 8)
+    line = ["cutout", "-v", path, "--fill-missing", "save", "-v", f"{path}2", "delete-task-in-queue"]
+    said = segflow("fetch-task", "-q", queue.address, "-r", 0, *line)
+    assert "partly outside" not in said.err
+    assert queue.counts() == Counts(0, 0, 0)
 
 
 def test_poll_max(monkeypatch, segflow):

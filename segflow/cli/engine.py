@@ -318,7 +318,8 @@ class Chain:
             with self._placed(step, state):
                 yield
         except Exception as error:
-            if self.on_error == "stop":
+            gives = step.operator.source and step.operator.kind == "expand"  # the tasks; no task failed
+            if self.on_error == "stop" or (gives and state.parent is None):
                 if state.lease is not None:
                     state.lease.note(error)
                 raise

@@ -79,8 +79,8 @@ def ahead(
     if room:
         room.parts += 1
 
-    def put(item: Any) -> bool:
-        while not stopped.is_set() and not (stop and stop.is_set()):
+    def put(item: Any, last: bool = False) -> bool:
+        while not stopped.is_set() and (last or not (stop and stop.is_set())):
             try:
                 items.put(item, timeout=LOOK)
                 if room:
@@ -98,11 +98,14 @@ def ahead(
                 item = next(source, _END)
                 if room and door and getattr(item, "ends", _END) is None:
                     room.holds(item)
-                if not put((item, None)) or item is _END:
+                if not put((item, None), item is _END):
+                    put((_END, None), True)  # the reader, if there still is one, waits for something
+                    return
+                if item is _END:
                     return
                 del item
         except BaseException as error:
-            put((_END, error))
+            put((_END, error), True)
 
     thread = threading.Thread(target=work, daemon=True, name="ahead")
     thread.start()

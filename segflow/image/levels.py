@@ -46,9 +46,10 @@ def read_levels(path: str, sections: Iterable[int]) -> dict[int, NDArray[np.int6
     """
     store = open_levels(path)
     wanted = list(sections)
+    found = {z: _read(store, str(z)) for z in wanted[:1]}  # where the place is away, one try is enough
     with ThreadPoolExecutor(THREADS) as pool:
-        found = pool.map(lambda z: _read(store, str(z)), wanted)
-        return {z: counts for z, counts in zip(wanted, found) if counts is not None}
+        found |= zip(wanted[1:], pool.map(lambda z: _read(store, str(z)), wanted[1:]))
+    return {z: counts for z, counts in found.items() if counts is not None}
 
 
 def _read(store: Store, name: str) -> NDArray[np.int64] | None:

@@ -23,6 +23,7 @@ class BoundedVolume:
 
     path: str
     store: Store
+    border = logging.WARNING  # level of what is said of boxes partly outside; lower where that is expected
 
     def info(self, mip: int = 0) -> VolumeInfo:
         """Describe one mip; raise VolumeError if there is no such mip."""
@@ -60,7 +61,10 @@ class BoundedVolume:
             source={"path": self.path, "mip": mip, "bounds": info.bounds},
         )
         if inside != wanted:
-            log.warning("box %s is partly outside %s of %s: zeros there", wanted, info.bounds, self.path)
+            log.log(
+                self.border,
+                "box %s is partly outside %s of %s: zeros there", wanted, info.bounds, self.path,
+            )  # fmt: skip
         return chunk.pad_to(wanted)
 
     def inside(self, box: Box, info: VolumeInfo) -> Box:
@@ -116,7 +120,8 @@ class BoundedVolume:
                 f"the chunk has {_channels(chunk.channels)} and {self.path} {_channels(info.channels)}"
             )
         if inside != chunk.bbox:
-            log.warning(
+            log.log(
+                self.border,
                 "box %s is partly outside %s of %s: only %s is written",
                 chunk.bbox, info.bounds, self.path, inside,
             )  # fmt: skip

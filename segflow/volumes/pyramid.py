@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from segflow.chunk import Chunk
 from segflow.errors import BoxError, ChunkError, UsageError
-from segflow.geometry import Box, Vec, blocks, vec
+from segflow.geometry import Box, Vec, blocks, vec, words
 from segflow.progress import bar
 from segflow.volumes.base import VolumeInfo
 
@@ -120,7 +121,8 @@ def write_pyramid(
 
     Raises:
         UsageError: there is nothing between the two mips.
-        BoxError: the chunk's box does not divide, so that its neighbour would write the same voxels.
+        BoxError: the chunk's box does not divide, and the volume does not hold the chunk at ``mip``;
+            only from there its windows are completed, with what the neighbours wrote.
     """
     first = mip + 1 if start_mip is None else start_mip
     if not mip <= first < stop_mip:
@@ -129,23 +131,41 @@ def write_pyramid(
         )
     from segflow.image.downsample import downsample_chunk
 
-    volume.add_mips(stop_mip, factor or (1, 2, 2))
+    step = vec(factor or (1, 2, 2))
     chunk = chunk.cutout(volume.inside(chunk.bbox, volume.info(mip)))
-    _check_divides(volume, chunk.bbox, mip, stop_mip - 1)
-    for level in range(mip, stop_mip):
-        if level > mip:
-            chunk = downsample_chunk(chunk, _factor(volume, level))
+    by = _windows(volume, mip, stop_mip - 1, step)
+    whole = chunk.bbox.snap(by).intersect(volume.info(mip).bounds)
+    if first == mip:
+        volume.write(chunk, mip)
+    if whole != chunk.bbox and stop_mip > mip + 1:
+        chunk = _completed(volume, chunk, whole, mip, by)
+    volume.add_mips(stop_mip, step)
+    for level in range(mip + 1, stop_mip):
+        chunk = downsample_chunk(chunk, _factor(volume, level))
         if level >= first:
             volume.write(chunk, level)
     return list(range(first, stop_mip))
 
 
-def _check_divides(volume: Any, box: Box, mip: int, last: int) -> None:
-    """Raise BoxError unless the faces of ``box`` that lie inside the volume divide down to ``last``."""
-    bounds, by = volume.info(mip).bounds, volume.ratio(mip, last)[1]
-    faces = [(box.start, bounds.start), (box.stop, bounds.stop)]
-    if any(a % n and a != edge for corner, end in faces for a, edge, n in zip(corner, end, by)):
+def _windows(volume: Any, mip: int, last: int, factor: Vec) -> Vec:
+    """Give the voxels of ``mip`` that make one of ``last``; mips that are to be added have ``factor``."""
+    known = max(mip, min(last, volume.info().mips - 1))
+    return vec([n * f ** (last - known) for n, f in zip(volume.ratio(mip, known)[1], factor)])
+
+
+def _completed(volume: Any, chunk: Chunk, whole: Box, mip: int, by: Vec) -> Chunk:
+    """Give the chunk grown to ``whole`` windows by what the volume holds around it.
+
+    Who writes a shared window last sees all of it, so the pyramid does not depend on how it was cut.
+    """
+    import numpy as np
+
+    from segflow.volumes.convert import to_dtype
+
+    around = volume.read(whole, mip)
+    if not np.array_equal(around.cutout(chunk.bbox).array, to_dtype(chunk, volume.info(mip).dtype)):
         raise BoxError(
-            f"box {box} does not divide by {' '.join(map(str, by))}, which mip {last} needs; take tasks of "
-            "such a size, or a smaller --stop-mip"
+            f"box {chunk.bbox} does not divide by {words(by)}, and mip {mip} of {volume.path} does not hold "
+            "the chunk; save it there first, or take tasks of such a size, or a smaller --stop-mip"
         )
+    return replace(around, layer_type=chunk.layer_type)
