@@ -318,7 +318,9 @@ class CloudStore(Store):
         from cloudfiles import CloudFiles
 
         if self.path.startswith("gs://") and not self.use_https:
-            _need_google(self.path[len("gs://") :].partition("/")[0])
+            from segflow.volumes.google import need_google
+
+            need_google(self.path[len("gs://") :].partition("/")[0])
         return CloudFiles(self.path, use_https=self.use_https, progress=False)
 
     def _blob(self, name: str) -> Any:
@@ -375,16 +377,6 @@ class CloudStore(Store):
     def _writable(self) -> None:
         if self.use_https or not self.path.startswith("gs://"):
             raise VolumeError(f"{self.path} can only be read; write to file://, s3:// or gs://")
-
-
-@cache
-def _need_google(bucket: str) -> None:
-    """Raise what Google's library raises without credentials; cloud-files would try again for minutes."""
-    import google.auth
-    from cloudfiles.secrets import google_credentials
-
-    if google_credentials(bucket)[1] is None:
-        google.auth.default()
 
 
 def ready_cloud_libraries() -> None:
