@@ -22,6 +22,7 @@ import tifffile
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from segflow.errors import Interrupted, ModelError, UsageError, VolumeError
 from segflow.training import checkpoint as files
@@ -113,6 +114,7 @@ def test_resumed_training_is_the_uninterrupted_one(
     assert len(losses(cut.output_path)) == 6
     assert path.name == "model.pt"
     assert path.is_file()
+    assert Image.open(path.with_name("curve.png")).size[1] > 100
 
 
 def test_a_changed_total_holds(config: Config) -> None:

@@ -280,6 +280,8 @@ class Loop(Training):
         path = self.folder / "model.pt"
         if self.main:
             self.export(path.name)
+            if self.monitor is not None:
+                self.monitor.curve()
             log.info("wrote %s after %d iterations; %.1f %% of the time went by waiting for data",
                      path, self.iteration, 100 * self.clock.share)  # fmt: skip
         if self.world > 1:

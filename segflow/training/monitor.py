@@ -20,6 +20,7 @@ from segflow.volumes.files import replacing
 log = logging.getLogger("segflow")
 
 LOG = "log.jsonl"  # a line for every log or validation: iteration, loss, lr, ...
+CURVE = "curve.png"
 
 
 class Monitor:
@@ -70,6 +71,14 @@ class Monitor:
             if len(shown) == 2:
                 shown = np.concatenate([shown, np.zeros_like(shown[:1])])
             self.board.add_image(name, shown, iteration)
+
+    def curve(self) -> None:
+        """Draw what was logged into ``curve.png``."""
+        from segflow.view.curve_plots import save_training
+
+        if self.path.exists():
+            rows = [json.loads(line) for line in self.path.read_text().splitlines()]
+            save_training(rows, self.path.with_name(CURVE))
 
     def close(self) -> None:
         """Write what is buffered."""

@@ -1,4 +1,4 @@
-"""Pictures of curves over thresholds."""
+"""Pictures of curves over thresholds, and of a training."""
 
 from __future__ import annotations
 
@@ -91,4 +91,27 @@ def save_selection(rows: Rows, path: str | Path) -> None:
     if len({at for at, _ in steps}) > 1:
         line = Line("", [at for at, _ in steps], [voi for _, voi in steps], dots=True)
         panels.append(Panel("best VOI by iteration", "iteration", "VOI (bits)", [line]))
+    save(panels, path)
+
+
+def save_training(rows: Rows, path: str | Path) -> None:
+    """Draw the curve of a training into a PNG: loss, learning rate, and the scores of its validations.
+
+    ``rows`` are the lines of its ``log.jsonl``: ``iteration``, and ``loss`` and ``lr`` or ``validation/...``.
+    """
+
+    def line(name: str, key: str) -> Line:
+        found = [row for row in rows if row.get(key) is not None]
+        at, values = [row["iteration"] for row in found], [row[key] for row in found]
+        return Line(name, at, values, dots=len(found) < 30)
+
+    panels = []
+    for title, keys in (
+        ("loss", {"training": "loss", "validation": "validation/loss"}),
+        ("learning rate", {"": "lr"}),
+        ("validation", {"VOI (bits)": "validation/voi", "adapted Rand error": "validation/are"}),
+    ):
+        lines = [found for name, key in keys.items() if (found := line(name, key)).x]
+        if lines:
+            panels.append(Panel(title, "iteration", title, lines, x_range=(0, rows[-1]["iteration"])))
     save(panels, path)
