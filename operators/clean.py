@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from segflow.cli.jobs import asked
 from segflow.cli.operator import job, option
 from segflow.errors import UsageError, did_you_mean
 
@@ -50,15 +51,3 @@ def clean(path: str, *, names: tuple[str, ...] = (), yes: bool = False, force: b
         folder.remove(name)
     count, size = (sum(numbers) for numbers in zip(*found.values()))
     click.echo(f"removed {count} files, {size / 1e6:.2f} MB, of {', '.join(found)}")
-
-
-def asked(question: str) -> bool:
-    """Ask on the terminal.
-
-    Raises:
-        UsageError: nobody answers.
-    """
-    try:
-        return click.confirm(question)
-    except click.Abort:
-        raise UsageError("nobody answered; --yes removes without asking") from None

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from segflow.cli.jobs import asked
 from segflow.cli.operator import job, option
 
 if TYPE_CHECKING:
@@ -41,20 +42,6 @@ def queue(
             return
         found.purge()
     show(found, as_json)
-
-
-def asked(question: str) -> bool:
-    """Ask on the terminal.
-
-    Raises:
-        UsageError: nobody answers.
-    """
-    from segflow.errors import UsageError
-
-    try:
-        return click.confirm(question)
-    except click.Abort:
-        raise UsageError("nobody answered; --yes removes without asking") from None
 
 
 def show(found: Queue, as_json: bool) -> None:

@@ -71,3 +71,15 @@ def tell(path: str, voxels: int) -> None:
 
     log.info("wrote %s (%.2f Mvoxel)", path, voxels / 1e6)
     log.info("  view it: %s", view_line(open_volume(path)))
+
+
+def asked(question: str) -> bool:
+    """Ask on the terminal, yes or no.
+
+    Raises:
+        UsageError: nobody answers.
+    """
+    try:
+        return click.confirm(question)
+    except click.Abort:
+        raise UsageError("nobody answered; --yes removes without asking") from None
