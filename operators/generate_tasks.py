@@ -74,7 +74,7 @@ def _fill(address: str, tasks: Tasks, mip: int | None) -> None:
 
     queue = open_queue(address, create=True)
     count = queue.send(message(box, mip) for _, box in tasks)
-    log.info("put %d tasks into %s", count, queue.address)
+    log.info("put %d task%s into %s", count, "s" * (count != 1), queue.address)
 
 
 @operator(

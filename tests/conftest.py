@@ -134,3 +134,19 @@ def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
     yield make
     for place in made:
         subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Give a function that starts a line as a process; all are ended with the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(*words: object) -> subprocess.Popen[str]:
+        line = [sys.executable, "-m", "segflow", *map(str, words)]
+        started.append(subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        return started[-1]
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()

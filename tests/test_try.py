@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from unittest.mock import ANY
@@ -20,22 +18,6 @@ from segflow.geometry import Box
 from segflow.tasks.queues import Counts, open_queue
 from segflow.volumes import open_volume
 from segflow.volumes.create import make_volume
-
-
-@pytest.fixture
-def start():
-    """Give a function that starts a line as a process; all are ended with the test."""
-    started = []
-
-    def begin(*words):
-        line = [sys.executable, "-m", "segflow", *map(str, words)]
-        started.append(subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
-        return started[-1]
-
-    yield begin
-    for process in started:
-        process.kill()
-        process.communicate()
 
 
 @pytest.fixture

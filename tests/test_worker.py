@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -65,22 +63,6 @@ def chain(tmp_path):
         return ["--", *fetch, "plugin", "-f", tmp_path / "step.py", "-a", told, "delete-task-in-queue"]
 
     return words
-
-
-@pytest.fixture
-def start():
-    """Give a function that starts a line as a process; all are ended with the test."""
-    started = []
-
-    def begin(*words):
-        line = [sys.executable, "-m", "segflow", *map(str, words)]
-        started.append(subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
-        return started[-1]
-
-    yield begin
-    for process in started:
-        process.kill()
-        process.communicate()
 
 
 def until(what, seconds=30.0):

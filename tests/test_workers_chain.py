@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from types import SimpleNamespace
 from uuid import uuid4
@@ -69,22 +67,6 @@ def plugin(tmp_path):
         return ["plugin", "-f", f"{tmp_path}/{name}.py", "-a", json.dumps(told)]
 
     return words
-
-
-@pytest.fixture
-def worker():
-    """Give a function that starts a worker as a process; all are ended with the test."""
-    started = []
-
-    def start(*words):
-        command = [sys.executable, "-m", "segflow", *map(str, words)]
-        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
-        return started[-1]
-
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
 
 
 def until(what, seconds=30.0):
@@ -249,7 +231,7 @@ def test_no_more_tasks_are_held_than_prefetch_says(segflow, tasks, tmp_path, pre
     assert min(2, 1 + prefetch) <= max(held) <= 1 + prefetch
 
 
-def test_what_joins_tasks_cannot_be_a_worker(segflow, tasks, monkeypatch):
+def test_what_joins_tasks_cannot_be_a_start(segflow, tasks, monkeypatch):
     import operators_for_tests as ours
 
     registry.load.cache_clear()
@@ -264,7 +246,7 @@ def test_what_joins_tasks_cannot_be_a_worker(segflow, tasks, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["fq", "sqs"])
-def test_two_workers_do_each_of_thirty_tasks_once(kind, request, tmp_path, plugin, worker):
+def test_two_workers_do_each_of_thirty_tasks_once(kind, request, tmp_path, plugin, start):
     address = f"fq://{tmp_path}/q"
     if kind == "sqs":
         request.getfixturevalue("bucket")
@@ -272,7 +254,7 @@ def test_two_workers_do_each_of_thirty_tasks_once(kind, request, tmp_path, plugi
     queue = open_queue(address, create=True)
     queue.send(message(Box.of((4 * i, 0, 0), (4, 8, 8)), 0) for i in range(30))
     line = ["fetch-task", "-q", address, "-r", 1, *plugin("slow", seconds=0.02), "delete-task-in-queue"]
-    both = [worker(*line) for _ in range(2)]
+    both = [start(*line) for _ in range(2)]
     said = [process.communicate(timeout=60)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     found = log_of(tmp_path)
@@ -280,10 +262,10 @@ def test_two_workers_do_each_of_thirty_tasks_once(kind, request, tmp_path, plugi
     assert queue.counts() == Counts(0, 0, 0)
 
 
-def test_a_killed_worker_loses_nothing(tmp_path, plugin, worker, tasks, segflow):
+def test_a_killed_worker_loses_nothing(tmp_path, plugin, start, tasks, segflow):
     queue = tasks(2)
     fetch = ["fetch-task", "-q", queue.address, "-v", 1, "-r", 0]
-    killed = worker(*fetch, *plugin("slow", seconds=60), "delete-task-in-queue")
+    killed = start(*fetch, *plugin("slow", seconds=60), "delete-task-in-queue")
     until(lambda: list(tmp_path.glob("began-*")))
     until(lambda: queue.counts().running == 2)  # one runs, one is read ahead
     time.sleep(2.2)
@@ -296,11 +278,11 @@ def test_a_killed_worker_loses_nothing(tmp_path, plugin, worker, tasks, segflow)
     assert queue.counts() == Counts(0, 0, 0)
 
 
-def test_sigterm_while_waiting_ends_at_once(tmp_path, worker, plugin, monkeypatch):
+def test_sigterm_while_waiting_ends_at_once(tmp_path, start, plugin, monkeypatch):
     monkeypatch.delenv("SEGFLOW_POLL_MAX")
     queue = open_queue(f"fq://{tmp_path}/q", create=True)
     for prefetch in (0, 1):
-        waiting = worker(
+        waiting = start(
             "--prefetch", prefetch, "fetch-task", "-q", queue.address, *plugin("slow"), "delete-task-in-queue"
         )
         assert "nothing is free" in waiting.stderr.readline()
@@ -313,10 +295,10 @@ def test_sigterm_while_waiting_ends_at_once(tmp_path, worker, plugin, monkeypatc
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_gives_the_tasks_back(tmp_path, plugin, worker, tasks, number):
+def test_a_signal_gives_the_tasks_back(tmp_path, plugin, start, tasks, number):
     queue = tasks(3)
     line = ["fetch-task", "-q", queue.address, *plugin("slow", seconds=60), "delete-task-in-queue"]
-    ended = worker(*line)
+    ended = start(*line)
     until(lambda: list(tmp_path.glob("began-*")))
     until(lambda: queue.counts().running == 2)
     began = time.monotonic()

@@ -155,7 +155,7 @@ class Keeper:
                 tries += 1
                 if tries == 1 and self._trouble is None:
                     log.info(
-                        "nothing is free in %s; asking again up to %d times", self.queue.address, retries
+                        "nothing is free in %s; asking again, %d at most", self.queue.address, retries
                     )
             if self.stop.wait(wait):
                 return
