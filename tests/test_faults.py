@@ -108,7 +108,8 @@ def work(start, line, queue, count, kills, during=None, seconds=120):
         workers = [w if w.poll() is None else start(line) for w in workers]
     for process in workers:
         process.send_signal(signal.SIGTERM)
-    assert all(process.wait(timeout=20) == 0 for process in workers)
+    codes = {process.wait(timeout=20) for process in workers}
+    assert codes <= {0, -signal.SIGTERM, -signal.SIGKILL}  # one may have just begun, or just been killed
     return killed
 
 
