@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 Triple = tuple[int, int, int]
 
 
-def _files(model: str) -> tuple[str, str | None]:
-    """Give the model file, and the weights where they are apart, of a file or a shipped network's name."""
+def _file(model: str) -> str:
+    """Give the file of a network, or of a shipped network's name."""
     from pathlib import Path
 
     from segflow.errors import did_you_mean
     from segflow.inference.models import shipped, shipped_names
 
     if Path(model).is_file():
-        return model, None
+        return model
     if model in shipped_names():
         return shipped(model)
     near = did_you_mean(model, shipped_names())
@@ -43,8 +43,8 @@ def plan(plan: Plan, options: dict[str, Any]) -> tuple[()]:
     if not plan.made(options["model"]):
         from segflow.inference.backends import check_files
 
-        file, weights = _files(options["model"])
-        check_files(_framework(file), file, weights or options["weights"])
+        file = _file(options["model"])
+        check_files(_framework(file), file, options["weights"])
     return ()
 
 
@@ -88,11 +88,11 @@ def check_model(
 
     from segflow.inference import check, load_backend
 
-    file, own = _files(model)
+    file = _file(model)
     patch = _patch(file, patch_size)
     channels = chunk.channels if chunk is not None else 1
     backend = load_backend(
-        _framework(file), file, weights or own, patch=patch, channels=channels, device=device, dtype="float32"
+        _framework(file), file, weights, patch=patch, channels=channels, device=device, dtype="float32"
     )
     image = chunk if chunk is not None else check.bundled(patch.size)
     found = check.check(backend, image, patch, path=model)

@@ -33,8 +33,7 @@ def _files(options: dict[str, Any]) -> tuple[str | None, str | None]:
         raise UsageError("give --model (a shipped network) or --convnet-model (a file), not both")
     from segflow.inference.models import shipped
 
-    file, own = shipped(options["model"])
-    return file, weights or own
+    return shipped(options["model"]), weights
 
 
 def _header(options: dict[str, Any]) -> dict[str, Any] | None:

@@ -98,7 +98,7 @@ def test_the_shipped_network(segflow, tmp_path, data):
     assert affinities.min() >= 0
     assert 0.5 < affinities.mean() < affinities.max() <= 1
     weights = json.loads(segflow("provenance", "--json", tmp_path / "affs.h5").out)["weights"]
-    assert weights.keys() == {"weights.pt"}
+    assert weights.keys() == {"model.pt"}
     segflow(*line, "--output-dtype", "uint8", "write-npy", "-f", tmp_path / "bytes.npy")
     quantised = np.load(tmp_path / "bytes.npy")
     assert quantised.dtype == np.uint8

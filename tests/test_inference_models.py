@@ -17,8 +17,10 @@ from segflow.inference import Patch, PyTorch, infer, load_backend
 from segflow.inference import precision as precision_module
 from segflow.inference.models import fold_norms, load_weights, run_file, shipped
 from segflow.inference.precision import decide, difference
+from segflow.training.modelfile import load_model
 
-SHIPPED = Path(shipped("affinity-snemi3d")[0])
+SHIPPED = shipped("affinity-snemi3d")
+EXAMPLE = Path(__file__).parent.parent / "examples" / "affinity-unet" / "model.py"
 PATCH = Patch.of((8, 64, 64), overlap=(2, 16, 16))
 
 TUTORIAL = """
@@ -205,7 +207,7 @@ def test_a_fold_that_changes_the_answer_is_undone():
 
 
 def test_the_shipped_network_folds_wholly():
-    net = run_file(str(SHIPPED)).InstantiatedModel.eval()
+    net, _ = load_model(SHIPPED)
     folded = fold_norms(net, torch.rand(1, 1, 4, 32, 32))
     assert not any(isinstance(m, nn.BatchNorm3d) for m in folded.modules())
 
@@ -275,7 +277,7 @@ def test_what_is_no_model(tmp_path, text, said):
 def test_what_is_not_given(tmp_path):
     for arguments, text in (
         (("pytorch", None, None), "--convnet-model"),
-        (("pytorch", str(SHIPPED), None), "--convnet-weight-path"),
+        (("pytorch", str(EXAMPLE), None), "--convnet-weight-path"),
         (("pytorch", str(tmp_path / "no.py"), "w.pt"), "no.py"),
         (("onyx", None, None), "no framework 'onyx'"),
     ):

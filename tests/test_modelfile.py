@@ -280,7 +280,7 @@ def test_models_lists_what_is_shipped(segflow):
     from segflow.inference.patches import Patch
 
     net = load_backend(
-        "pytorch", *shipped("affinity-snemi3d"), patch=Patch.of((4, 32, 32), overlap=(0, 0, 0))
+        "pytorch", shipped("affinity-snemi3d"), None, patch=Patch.of((4, 32, 32), overlap=(0, 0, 0))
     ).net
     folded = sum(p.numel() for p in net.parameters())
     assert abs(folded - told["parameters"]) < 0.01 * folded

@@ -23,20 +23,15 @@ def about(name: str) -> dict[str, Any]:
     Raises:
         UsageError: no network has this name. ModelError: its file is broken.
     """
-    path = Path(name)
-    weights = None
-    if not path.is_file():
-        file, weights = shipped(name)
-        path = Path(file)
+    path = Path(name) if Path(name).is_file() else Path(shipped(name))
     found: dict[str, Any] = dict(header_of(path) or {})
     if "record" in found:
         found.setdefault("trained_on", _data(found["record"]))
     if not Path(name).is_file():
-        found = _described(path.with_name(ABOUT)) | found
-    kept = Path(weights or path)
+        found |= _described(path.with_name(ABOUT))
     if not found:
         raise ModelError(f"{name} is no model file of segflow train; its header is all that can be shown")
-    return found | {"file": str(path), "bytes": kept.stat().st_size, "sha256": digest(str(kept))}
+    return found | {"file": str(path), "bytes": path.stat().st_size, "sha256": digest(str(path))}
 
 
 def line(name: str, found: dict[str, Any]) -> str:

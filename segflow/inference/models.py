@@ -20,18 +20,16 @@ if TYPE_CHECKING:
 UNCOUNTED = "num_batches_tracked"  # a counter of BatchNorm, of no use here
 
 
-def shipped(name: str) -> tuple[str, str | None]:
-    """Give the model file of a shipped network; and its weights, where they have a file of their own.
+def shipped(name: str) -> str:
+    """Give the model file of a shipped network.
 
     Raises:
         UsageError: there is no such network.
     """
-    root, known = shipped_root(), shipped_names()
+    known = shipped_names()
     if name not in known:
         raise UsageError(f"no network '{name}'{did_you_mean(name, known)}; shipped are: {', '.join(known)}")
-    if (root / name / "model.pt").is_file():
-        return str(root / name / "model.pt"), None
-    return str(root / name / "model.py"), str(root / name / "weights.pt")
+    return str(shipped_root() / name / "model.pt")
 
 
 def shipped_root() -> Path:
@@ -43,7 +41,7 @@ def shipped_root() -> Path:
 
 def shipped_names() -> list[str]:
     """Give the names of the shipped networks."""
-    return sorted({p.parent.name for p in shipped_root().glob("*/model.p[yt]")})
+    return sorted(p.parent.name for p in shipped_root().glob("*/model.pt"))
 
 
 def digest(path: str) -> str:
@@ -100,7 +98,7 @@ def defined(module: ModuleType, name: str) -> Any:
 
 
 def read_weights(path: str) -> dict[str, Tensor]:
-    """Read a state_dict, or {'state_dict': ...}; 'module.' prefixes are taken off.
+    """Read a state_dict, {'state_dict': ...} or a model file; 'module.' prefixes are taken off.
 
     Raises:
         ModelError: it is missing, or holds anything but tensors.
@@ -114,8 +112,9 @@ def read_weights(path: str) -> dict[str, Tensor]:
             f"{path} is broken or not a file of weights alone; save them by "
             f"torch.save(model.state_dict(), ...) ({type(error).__name__})"
         ) from error
-    if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
-        found = found["state_dict"]
+    for key in ("state_dict", "weights"):
+        if isinstance(found, dict) and isinstance(found.get(key), dict):
+            found = found[key]
     if not isinstance(found, dict) or not all(isinstance(v, torch.Tensor) for v in found.values()):
         raise ModelError(f"{path} holds no state_dict (a dict of tensors, or one under 'state_dict')")
     if all(k.startswith("module.") for k in found):

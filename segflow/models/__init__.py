@@ -1,1 +1,1 @@
-"""Shipped networks, one folder each: ``model.py`` and ``weights.pt``; see segflow.inference."""
+"""Shipped networks, one folder each: ``model.pt``, and ``about.json`` with what else is known of it."""

@@ -154,9 +154,7 @@ class Keeper:
                     return
                 tries += 1
                 if tries == 1 and self._trouble is None:
-                    log.info(
-                        "nothing is free in %s; asking again, %d at most", self.queue.address, retries
-                    )
+                    log.info("nothing is free in %s; asking again, %d at most", self.queue.address, retries)
             if self.stop.wait(wait):
                 return
             wait = min(2 * wait, longest)
