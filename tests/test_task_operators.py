@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import tifffile
 
+from segflow.chunk import Chunk
 from segflow.cli.main import chain_from_tokens
 from segflow.errors import UsageError, VolumeError
-from segflow.geometry import Box
-from segflow.image.downsample import downsample
+from segflow.geometry import Box, blocks
+from segflow.image.downsample import downsample, downsample_chunk
 from segflow.tasks.boxfile import chosen, read_boxes, write_boxes
 from segflow.volumes import open_volume
+from segflow.volumes.create import thumbnail_of
 from segflow.volumes.presence import missing_blocks
 
 
@@ -275,3 +277,21 @@ def test_thumbnail_and_log(em, image, tmp_path, segflow, channels):
     found = thumbnail.read(mip=6, fill_missing=False).array
     assert found.dtype == np.uint8
     np.testing.assert_array_equal(found, downsample(image, (1, 64, 64)))
+
+
+@pytest.mark.parametrize(("start", "task"), [(100, 96), (101, 64), (0, 40)])
+def test_thumbnail_windows_that_tasks_share(image, bucket, segflow, start, task):
+    """They are one task's each, so a bucket takes them and the order of the tasks does not matter."""
+    chunk = Chunk(np.maximum(image[:2, :150, :150], 50), (7, start, 30), (30, 6, 6), "image")
+    where, small = f"{bucket}/out", []
+    info = ["create-info", "-v", where, "--block-size", 2, 8, 8, "--volume-size", *chunk.shape]
+    segflow(*info, "--voxel-offset", *chunk.voxel_offset, "--voxel-size", 30, 6, 6)
+    grid = list(blocks(chunk.bbox, (2, task, task)))
+    volume = open_volume(where)
+    for order in (grid, grid[::-1]):
+        for box in order:
+            thumbnail_of(volume, chunk.pad_to(box), 0)
+        small.append(open_volume(f"{where}/thumbnail").read(mip=6, fill_missing=False))
+    np.testing.assert_array_equal(small[0].array, small[1].array)
+    assert small[0].bbox == downsample_chunk(chunk, (1, 64, 64)).bbox
+    assert small[0].array.min() >= 50  # no window is of what lies beyond the volume

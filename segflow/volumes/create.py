@@ -190,7 +190,8 @@ def thumbnail_of(volume: BoundedVolume, chunk: Chunk, mip: int, last: int = 6) -
     """Write a chunk's xy-average as uint8 into the last mip of the volume's ``thumbnail``.
 
     The thumbnail is a volume with mips 0 to ``last``, made if it is not there. Of several channels
-    the last is taken; floats in [0, 1] become round(255 a).
+    the last is taken; floats in [0, 1] become round(255 a). A window that several chunks share is
+    written by the one that has its last voxel, so in any order they write the same.
 
     Raises:
         ChunkError: the chunk holds labels, or numbers that are neither uint8 nor in [0, 1].
@@ -201,7 +202,9 @@ def thumbnail_of(volume: BoundedVolume, chunk: Chunk, mip: int, last: int = 6) -
     if chunk.is_segmentation:
         raise ChunkError("a thumbnail is an average, which labels do not have; leave --create-thumbnail out")
     plane = chunk.array[-1] if chunk.array.ndim == 4 else chunk.array
+    bounds = volume.info(mip).bounds
     grey = Chunk(plane, chunk.voxel_offset, chunk.voxel_size, "image", source=chunk.source)
+    grey = grey.cutout(volume.inside(chunk.bbox, volume.info(mip)))
     grey = grey.with_array(to_dtype(grey, "uint8"), layer_type="image")
     target = PrecomputedVolume(f"{volume.store.path}/thumbnail")
     if not target.exists:
@@ -209,12 +212,19 @@ def thumbnail_of(volume: BoundedVolume, chunk: Chunk, mip: int, last: int = 6) -
     coarse = target.info(target.info().mips - 1)
     if coarse.mip < mip:
         raise VolumeError(f"{target.path} has no mip {mip}; delete it, and it is made anew")
-    target.write(downsample_chunk(grey, target.ratio(mip, coarse.mip)[1]), coarse.mip)
+    window = target.ratio(mip, coarse.mip)[1]
+    stop = [-(-b // f) if b == end else b // f for b, f, end in zip(grey.bbox.stop, window, bounds.stop)]
+    small = downsample_chunk(grey, window)
+    own = Box(small.bbox.start, vec(stop)).intersect(coarse.bounds)
+    if not own.empty:
+        target.write(small.cutout(own), coarse.mip)
 
 
 def _thumbnail_info(volume: BoundedVolume, chunk: Chunk, mip: int, last: int) -> metadata.Info:
     """Give the info of a thumbnail: blocks as large as the chunk there, so that tasks write whole ones."""
-    block = [chunk.shape[-3], *(max(1, n >> max(0, last - mip)) for n in chunk.shape[-2:])]
+    step = 2 ** max(0, last - mip)
+    sizes = zip(chunk.shape[-2:], volume.info(mip).bounds.shape[-2:])
+    block = [chunk.shape[-3], *(-(-n // step) if n % step == 0 or n >= all_ else 1 for n, all_ in sizes)]
     finest = volume.info(0)
     raw = metadata.make(finest.bounds, "uint8", voxel_size=finest.voxel_size, block_size=block)
     for level in range(max(last, mip)):
