@@ -64,7 +64,7 @@ def bare(loop: Loop) -> Callable[[], None]:
     net = copy.deepcopy(loop.plain).train()
     optimizer = make_optimizer(net, loop.config)
     queue = batches(Crops(alone(loop.config), loop.volumes), 0, loop.config.solver.batch)
-    image, target, known = (t.to(loop.device) for t in next(queue))
+    image, target, known = (t.to(loop.device).float() for t in next(queue))
     if loop.config.system.channels_last:
         image = image.to(memory_format=torch.channels_last_3d)
 

@@ -137,7 +137,7 @@ def test_unknown_is_not_background():
     settings = target(*heads, erosion=1, offsets=[[0, 0, -1]])
     values, known, layout = make_targets(labels, mask, settings)
     assert layout == [("affinity", 1), ("contour", 1), ("foreground", 1)]
-    assert values.dtype == known.dtype == np.float32
+    assert (values.dtype, known.dtype) == (np.uint8, bool)
     assert known[:, 0, 0].tolist() == [
         [0, 1, 1, 0, 0, 0],
         [1, 1, 0, 0, 0, 0],  # whether there is a contour at the third voxel depends on the unknown one

@@ -55,7 +55,7 @@ def as_labels(array: NDArray[Any]) -> NDArray[np.int64]:
 
 
 class Crops(Dataset[Sample]):
-    """Sample ``n``: image (1, z, y, x) in [0, 1], target and known (c, z, y, x), all float32."""
+    """Sample ``n``: image (1, z, y, x), float32 in [0, 1], then what ``make_targets`` gives."""
 
     def __init__(self, config: Config, volumes: list[Volume], rank: int = 0) -> None:
         self.config, self.volumes, self.rank = config, volumes, rank
@@ -139,9 +139,8 @@ def as_sample(
 ) -> Sample:
     """Give image, target and known as tensors; the targets are computed last."""
     target, known, _ = make_targets(labels, mask, config.target, config.data.voxel_size)
-    arrays = (image[np.newaxis], target, known)
-    image_, target_, known_ = (torch.from_numpy(np.ascontiguousarray(a, np.float32)) for a in arrays)
-    return image_, target_, known_
+    grey = np.ascontiguousarray(image[np.newaxis], np.float32)
+    return torch.from_numpy(grey), torch.from_numpy(target), torch.from_numpy(known)
 
 
 def layout_of(config: Config) -> list[tuple[str, int]]:

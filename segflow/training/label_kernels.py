@@ -58,7 +58,7 @@ def join(
         masked: whether ``valid`` says anything.
         offsets: (c, 3), zyx.
         padded: an edge that leaves the array ends at the nearest voxel inside; otherwise it is unknown.
-        values: float32, czyx, written everywhere.
+        values: any number or bool, czyx, written everywhere.
         known: any number or bool, czyx, written everywhere.
     """
     depth, height, length = ids.shape
@@ -90,7 +90,7 @@ def join(
 
 
 @njit()
-def _row(here: NDArray[Any], there: NDArray[Any], made: NDArray[np.float32], told: NDArray[Any]) -> None:
+def _row(here: NDArray[Any], there: NDArray[Any], made: NDArray[Any], told: NDArray[Any]) -> None:
     """Write a row of known edges; the arrays have one length, so that the loop becomes vectors."""
     for x in range(len(here)):
         made[x] = (here[x] == there[x]) & (here[x] != 0)
@@ -103,7 +103,7 @@ def _row_masked(
     there: NDArray[Any],
     one: NDArray[np.uint8],
     two: NDArray[np.uint8],
-    made: NDArray[np.float32],
+    made: NDArray[Any],
     told: NDArray[Any],
 ) -> None:
     for x in range(len(here)):

@@ -110,14 +110,13 @@ def class_weights(target: Tensor, known: Tensor, cap: float = 19.0) -> Tensor:
         known: the same shape, 1 or 0.
         cap: largest weight, at least 1; 19 clips f to [0.05, 0.95].
     """
-    ones = target > 0.5
-    count = known.sum(AXES, keepdim=True)
-    found = (ones * known).sum(AXES, keepdim=True)
+    ones = known * (target > 0.5)
+    count, found = (voxels.sum(AXES, keepdim=True) for voxels in (known, ones))
     mixed = (found > 0) & (found < count)
     share = (found / count.clamp(min=1)).clamp(1 / (cap + 1), cap / (cap + 1))
     of_ones = torch.where(mixed, ((1 - share) / share).clamp(min=1), 1.0)
     of_zeros = torch.where(mixed, (share / (1 - share)).clamp(min=1), 1.0)
-    return known * torch.where(ones, of_ones, of_zeros)
+    return torch.addcmul(known * of_zeros, ones, of_ones - of_zeros)
 
 
 def bce(logits: Tensor, target: Tensor, weight: Tensor, known: Tensor) -> Tensor:

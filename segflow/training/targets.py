@@ -39,6 +39,7 @@ HEAD_KEYS: dict[str, tuple[str, ...]] = {
     "lsd": ("sigma",),
 }
 COMMON_KEYS = ("kind", "erosion", "dilation")
+BINARY = ("affinity", "foreground", "contour")  # kinds whose targets are 0 or 1
 
 
 class Target(Protocol):
@@ -120,7 +121,7 @@ def make_targets(
     mask: Mask | None,
     target: Target,
     voxel_size: Sequence[float] | None = None,
-) -> tuple[NDArray[np.float32], NDArray[np.float32], list[tuple[str, int]]]:
+) -> tuple[NDArray[Any], Mask, list[tuple[str, int]]]:
     """Give what a network shall answer for a crop, and where that is known.
 
     The labels of unknown voxels are set to 0 first; then objects are split into connected pieces (if
@@ -145,8 +146,8 @@ def make_targets(
         voxel_size: nm, zyx; needed by lsd, and by distance in 3d or with a scale.
 
     Returns:
-        float32 czyx targets; float32 czyx, 1 where they are known, else 0; and (kind, channels) of
-        each head, in order.
+        czyx targets, uint8 if all are 0 or 1 (no distance, no lsd), else float32; bool czyx: where they
+        are known; and (kind, channels) of each head, in order.
 
     Raises:
         ChunkError: shapes that differ, not zyx, or no integers.
@@ -158,7 +159,8 @@ def make_targets(
     if valid is not None:
         ids = np.where(valid, ids, ids.dtype.type(0))
     shape = (sum(channels for _, channels in layout), *ids.shape)
-    values, known = np.empty(shape, np.float32), np.empty(shape, np.float32)
+    binary = all(kind in BINARY for kind, _ in layout)
+    values, known = np.empty(shape, np.uint8 if binary else np.float32), np.empty(shape, np.bool_)
     first = 0
     changed = cache(lambda *change: _changed(ids, valid, *change))
     for head, (kind, channels) in zip(target.heads, layout):
@@ -187,8 +189,8 @@ class _Part:
     head: dict[str, Any]
     target: Target
     voxel_size: Sequence[float] | None
-    values: NDArray[np.float32]
-    known: NDArray[np.float32]
+    values: NDArray[Any]
+    known: Mask
 
 
 def _mask(mask: Mask | None, ids: Labels) -> Mask | None:
@@ -239,7 +241,7 @@ def _affinity(part: _Part) -> None:
 def _foreground(part: _Part) -> None:
     chosen = part.head.get("ids")
     part.values[0] = part.ids != 0 if chosen is None else np.isin(part.ids, chosen)
-    part.known[0] = 1 if part.valid is None else part.valid
+    part.known[0] = True if part.valid is None else part.valid
 
 
 def _contour(part: _Part) -> None:
@@ -251,7 +253,7 @@ def _contour(part: _Part) -> None:
         empty = ids == 0 if valid is None else (ids == 0) & valid
         contour |= (largest_around(ids, width) != 0) & largest_around(empty, width)
     part.values[0] = contour
-    part.known[0] = 1
+    part.known[0] = True
     if valid is not None:
         part.values[0] *= valid
         part.known[0] = valid & (contour | ~largest_around(~valid, width))
