@@ -53,7 +53,7 @@ def _patch(path: str, size: Triple | None) -> Patch:
     from segflow.inference.header import default_patch, header_of
     from segflow.inference.patches import AUTO, Patch
 
-    header = header_of(path) if size is None and _framework(path) == "pytorch" else None
+    header = header_of(path, _framework(path)) if size is None else None
     size = size or (default_patch(header)[0] if header else AUTO[0])
     return Patch.of(size, overlap=(0, 0, 0))
 

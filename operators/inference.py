@@ -37,12 +37,12 @@ def _files(options: dict[str, Any]) -> tuple[str | None, str | None]:
 
 
 def _header(options: dict[str, Any]) -> dict[str, Any] | None:
-    """Give the header of the model file, if the network is one of ``segflow train``."""
+    """Give the header of the model file, if the network is one of ``segflow train``, or ONNX of one."""
     from segflow.errors import ModelError
     from segflow.inference.header import header_of
 
     try:
-        return header_of(_files(options)[0]) if options["framework"] == "pytorch" else None
+        return header_of(_files(options)[0], options["framework"])
     except ModelError:  # said when the network is loaded
         return None
 
@@ -74,6 +74,8 @@ def plan(plan: Plan, options: dict[str, Any]) -> Spec:
     from segflow.inference.patches import layout
 
     _check_adapt(options)
+    if options["augment_mode"] != "mean" and not options["augment"]:
+        raise UsageError(f"--augment-mode {options['augment_mode']} does nothing without --augment; add that")
     if options["bump"] == "zung":
         raise UsageError("--bump zung is not built; choose wu, gaussian or flat")
     model, weights = _files(options)
@@ -195,14 +197,16 @@ def prepare(**options: Any) -> Backend | None:
 )
 @name_in(help="Image: zyx, or czyx for several input channels; integers are divided by their maximum.")
 @option("-m", "--convnet-model", default=None, metavar="FILE", show_default=False,
-        help="The network: model.pt of segflow train, a Python file, or TorchScript.")  # fmt: skip
+        help="The network: model.pt of segflow train, a Python file, TorchScript, or ONNX with -f onnx.",
+        )  # fmt: skip
 @option("-w", "--convnet-weight-path", default=None, metavar="FILE", show_default=False,
-        help="Weights of a Python file's network: a state_dict, saved by torch.save.")  # fmt: skip
+        help="Weights of a Python file's network: a state_dict, saved by torch.save, or a model.pt.",
+        )  # fmt: skip
 @option("--model", default=None, metavar="NAME", show_default=False,
         help="Shipped network, instead of --convnet-model: affinity-snemi3d.")  # fmt: skip
 @triple_or_word("-s", "--patch-size", word="auto", aliases=["--input-patch-size"], default=None,
                 show_default=False,
-                help="Input patch, voxels; auto times two sizes; default: 20 256 256, or that of a model.pt.",
+                help="Input patch, voxels; auto times two; default: that of a model.pt, else 20 256 256.",
                 )  # fmt: skip
 @triple("-z", "--output-patch-size", default=None, show_default=False,
         help="Output patch, voxels; default: the input patch.")  # fmt: skip

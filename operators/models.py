@@ -52,12 +52,15 @@ def models(
     found = catalogue.about(name)
     if onnx or torch_export or bioimageio:
         export(found["file"], onnx, torch_export)
+        for file in filter(None, (onnx, torch_export)):
+            click.echo(f"wrote {file}", err=True)
     if bioimageio:
         from segflow.training.package import export_bioimageio
 
         formats = export_bioimageio(found["file"], bioimageio, sample=sample, authors=authors)
         click.echo(f"wrote {bioimageio} with {formats}; it passes the test of bioimageio.core", err=True)
-    click.echo(json.dumps(found, indent=1) if as_json else detail(name, found))
+    if as_json or not (onnx or torch_export or bioimageio):
+        click.echo(json.dumps(found, indent=1) if as_json else detail(name, found))
 
 
 def detail(name: str, found: dict[str, object]) -> str:

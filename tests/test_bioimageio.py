@@ -15,6 +15,7 @@ import torch
 import yaml
 
 from segflow.errors import ModelError
+from segflow.inference.header import header_of, offsets_of
 from segflow.training import package
 from segflow.training.modelfile import load_model, save_model
 from segflow.training.networks import build_from
@@ -73,6 +74,7 @@ def test_the_description_says_sizes_voxels_channels_and_offsets(packed):
     assert image["data"]["type"] == "uint8"
     assert out["axes"][1]["channel_names"] == ["affinity_xm1", "affinity_ym1", "affinity_zm1"]
     assert told["config"]["segflow"]["offsets"] == OFFSETS[:3]
+    assert told["name"] == f"segflow {packed[0].parent.name}"[:64]
     assert told["license"] == "CC-BY-4.0"
     assert told["authors"][0]["name"] == "Ada Lovelace"
     assert told["cite"][0]["doi"] == "10.48550/arXiv.1706.00120"
@@ -124,6 +126,9 @@ def test_the_onnx_file_of_the_package_runs_in_inference(packed, data, segflow, t
     with zipfile.ZipFile(packed[1]) as archive:
         archive.extract("weights.onnx", tmp_path)
     tifffile.imwrite(tmp_path / "i.tif", tifffile.imread(data / "ac4_image.tif")[:4, :16, :16])
+    header = header_of(tmp_path / "weights.onnx", "onnx")
+    assert header is not None
+    assert [list(o) for o in offsets_of(header)] == OFFSETS[:3]
     for name, words in (("a", ["-f", "onnx", "-m", tmp_path / "weights.onnx"]), ("b", ["-m", packed[0]])):
         segflow("read-tif", "-f", tmp_path / "i.tif", "inference", *words, "-s", 4, 16, 16, "-v", 0, 0, 0,
                 "-d", "float32", "--mask-output-chunk", "write-npy", "-f", tmp_path / f"{name}.npy")  # fmt: skip

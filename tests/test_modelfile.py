@@ -371,5 +371,34 @@ def test_inference_with_onnx_is_inference_with_pytorch(model, tmp_path, data, se
     np.testing.assert_allclose(outputs["onnx"], outputs["pytorch"], atol=1e-5)
     line = ["read-h5", "-f", tmp_path / "i.h5", "inference", "-f", "onnx"]
     small = ["-s", 4, 32, 32, "-v", 0, 0, 0]
-    assert "takes patches of 1x8x32x32" in segflow(*line, "-m", tmp_path / "m.onnx", *small, code=1).last
+    said = segflow(*line, "-m", tmp_path / "m.onnx", *small, code=1).last
+    assert "takes patches of 1x8x32x32" in said
+    assert "give --patch-size 8 32 32" in said
     assert "no ONNX file" in segflow(*line, "-m", model[0], *small, code=1).last
+
+
+def test_onnx_is_run_with_the_patch_that_it_names(model, tmp_path, segflow):
+    told = segflow("models", model[0], "--onnx", tmp_path / "m.onnx")
+    assert told.out == ""
+    assert told.err.splitlines() == [f"wrote {tmp_path / 'm.onnx'}"]
+    np.save(tmp_path / "i.npy", np.random.default_rng(0).random((10, 48, 48), np.float32))
+    for kind, file in (("onnx", "m.onnx"), ("pytorch", "model.pt")):
+        line = ["read-npy", "-f", tmp_path / "i.npy", "inference", "-f", kind, "-m", tmp_path / file]
+        tail = ["-d", "float32", "--mask-output-chunk", "write-npy", "-f", tmp_path / f"{kind}.npy"]
+        assert "3x10x48x48" in segflow("--dry-run", *line, *tail).out
+        segflow(*line, *tail)
+    onnx, plain = (np.load(tmp_path / f"{kind}.npy") for kind in ("onnx", "pytorch"))
+    np.testing.assert_allclose(onnx, plain, atol=1e-5)
+    assert "8x32x32" in segflow("check-model", "-m", tmp_path / "m.onnx").out
+
+
+def test_what_the_framework_cannot_run_is_told(model, tmp_path, data, segflow):
+    segflow("models", model[0], "--torch-export", tmp_path / "m.pt2")
+    (tmp_path / "m.onnx").write_bytes(b"\x08\x07")
+    line = ["read-tif", "-f", data / "ac4_image.tif", "inference"]
+    said = segflow(*line, "-m", tmp_path / "m.pt2", code=1).last
+    assert "a program of torch.export" in said
+    assert "model.pt" in said
+    assert "an ONNX file -f onnx" in segflow(*line, "-m", tmp_path / "m.onnx", code=2).last
+    said = segflow(*line, "--model", "affinity-snemi3d", "--augment-mode", "min", code=2).last
+    assert "does nothing without --augment" in said

@@ -294,7 +294,10 @@ def check_files(framework: str, model: str | None, weights: str | None) -> None:
         if whole and weights is not None and not is_torchscript(model):
             raise UsageError(f"{model} holds its weights; leave out --convnet-weight-path")
         if weights is None and not whole:
-            raise UsageError(f"{model} has no weights; give them with --convnet-weight-path")
+            raise UsageError(
+                f"{model} is no model.pt of segflow train and no TorchScript; a Python file needs its "
+                "weights too (--convnet-weight-path), and an ONNX file -f onnx"
+            )
 
 
 def _load_pytorch(model: str, weights: str | None, **options: Any) -> PyTorch:

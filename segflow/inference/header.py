@@ -70,15 +70,23 @@ def checked(header: Any, path: str) -> dict[str, Any]:
     return header
 
 
-def header_of(path: str | Path | None) -> dict[str, Any] | None:
+def header_of(path: str | Path | None, framework: str = "pytorch") -> dict[str, Any] | None:
     """Give the header if ``path`` is a model file; None for a Python file, TorchScript, or no file.
+
+    With the framework onnx, of an ONNX file that was made of a model file; with others, None.
 
     Raises:
         ModelError: it is broken, or a file of weights alone.
     """
     from segflow.inference.models import is_torchscript
 
-    if path is None or not Path(path).is_file() or not is_model_file(path) or is_torchscript(str(path)):
+    if path is None or not Path(path).is_file():
+        return None
+    if framework == "onnx":
+        from segflow.inference.onnx import header_in
+
+        return header_in(str(path))
+    if framework != "pytorch" or not is_model_file(path) or is_torchscript(str(path)):
         return None
     return read_header(path)
 

@@ -67,16 +67,16 @@ class Onnx:
         self.batch = batch if isinstance(batch, int) else None
         if any(isinstance(n, int) and n != w for n, w in zip(shape, wanted)):
             sizes = ["x".join(map(str, size)) for size in (shape, wanted)]
-            raise ModelError(f"{path} takes patches of {sizes[0]} (c, z, y, x), and they are {sizes[1]}")
+            size = " ".join(str(n) if isinstance(n, int) else str(w) for n, w in zip(shape[1:], wanted[1:]))
+            hint = f"; give --patch-size {size}" if shape[0] == wanted[0] else ""
+            raise ModelError(
+                f"{path} takes patches of {sizes[0]} (c, z, y, x), and they are {sizes[1]}{hint}"
+            )
 
     def _read_header(self, path: str) -> None:
-        text = self.session.get_modelmeta().custom_metadata_map.get(METADATA)
-        if text is None:
+        header = _header(self.session, path)
+        if header is None:
             return
-        try:
-            header = checked(json.loads(text), path)
-        except ValueError:
-            raise ModelError(f"{path}: its {METADATA} is no JSON; export it again") from None
         self.offsets, self.voxel_size = offsets_of(header), header["voxel_size"]
         self.grey_levels = header.get("grey_levels")
 
@@ -90,3 +90,31 @@ class Onnx:
     def _run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         answer: Any = self.session.run(None, {self.name: np.ascontiguousarray(batch)})[0]
         return np.asarray(answer, np.float32)
+
+
+def header_in(path: str) -> dict[str, Any] | None:
+    """Give the header of the model file that an ONNX file was made of; None if it holds none.
+
+    Raises:
+        ModelError: it is broken.
+    """
+    try:
+        import onnxruntime as runtime
+
+        options = runtime.SessionOptions()
+        options.log_severity_level = 3
+        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception:  # said when the network is loaded
+        return None
+    return _header(session, path)
+
+
+def _header(session: Any, path: str) -> dict[str, Any] | None:
+    text = session.get_modelmeta().custom_metadata_map.get(METADATA)
+    if text is None:
+        return None
+    try:
+        return checked(json.loads(text), path)
+    except ValueError:
+        raise ModelError(f"{path}: its {METADATA} is no JSON; export it again") from None

@@ -23,13 +23,15 @@ record, licence
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
 import math
 import pickle
+import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,6 +150,22 @@ def load_model(path: str | Path) -> tuple[Exported, dict[str, Any]]:
     return Exported(net, channels_of(header)).eval(), header
 
 
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what the exporters say of themselves off the terminal."""
+    names = ("torch.onnx", "httpx")
+    levels = [logging.getLogger(name).level for name in names]
+    for name in names:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for name, level in zip(names, levels):
+            logging.getLogger(name).setLevel(level)
+
+
 def export_torch(path: str | Path, out: str | Path) -> None:
     """Write a model file as a program of torch.export (``.pt2``), for a patch of its patch size.
 
@@ -155,9 +173,9 @@ def export_torch(path: str | Path, out: str | Path) -> None:
         ModelError: see ``load_model``. VolumeError: the place cannot be written.
     """
     module, header = load_model(path)
-    program = torch.export.export(module, (_example(header),))
     stream = io.BytesIO()
-    torch.export.save(program, stream)
+    with quiet():
+        torch.export.save(torch.export.export(module, (_example(header),)), stream)
     with replacing(out) as beside:
         beside.write_bytes(stream.getvalue())
 
@@ -177,11 +195,12 @@ def export_onnx(path: str | Path, out: str | Path) -> None:
         raise ModelError(
             "ONNX export needs the packages onnx and onnxscript; pip install 'segflow[train]'"
         ) from None
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells of packages that are not needed
     module, header = load_model(path)
-    program = torch.onnx.export(
-        module, (_example(header),), input_names=["image"], output_names=["map"], dynamo=True, verbose=False
-    )
+    with quiet():
+        program = torch.onnx.export(
+            module, (_example(header),), input_names=["image"], output_names=["map"], dynamo=True,
+            verbose=False,
+        )  # fmt: skip
     if program is None:
         raise ModelError(f"{path} cannot be written as ONNX: torch gave no program")
     program.model.metadata_props[METADATA] = json.dumps(header, sort_keys=True)
@@ -239,6 +258,11 @@ def _read(path: str | Path) -> dict[str, Any]:
             "give a model.pt of segflow train"
         ) from error
     except Exception as error:  # a broken file can raise anything here
+        if _is_program(stream):
+            raise ModelError(
+                f"{path} is a program of torch.export, which is for other software; "
+                "give the model.pt that it was made of"
+            ) from error
         raise ModelError(f"{path} is broken or truncated; copy or export it again") from error
     if not isinstance(found, dict) or FORMAT not in found:
         hint = "weights alone go to --convnet-weight-path, with a Python file of their network"
@@ -246,3 +270,11 @@ def _read(path: str | Path) -> dict[str, Any]:
     if found[FORMAT] != VERSION or not isinstance(found.get("weights"), dict):
         raise ModelError(f"{path} is a model file of version {found[FORMAT]}; this segflow reads {VERSION}")
     return found
+
+
+def _is_program(stream: io.BytesIO) -> bool:
+    """Whether a file is one of torch.export."""
+    if not zipfile.is_zipfile(stream):
+        return False
+    with zipfile.ZipFile(stream) as archive:
+        return any("/models/" in name for name in archive.namelist())

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
 import tempfile
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segflow.errors import ModelError, UsageError
+from segflow.inference.header import METADATA
 from segflow.training.data import as_image
-from segflow.training.modelfile import load_model
+from segflow.training.modelfile import load_model, quiet
 from segflow.training.networks.parts import product, strides
 from segflow.training.package_description import AXES, CLOSE, describe
 from segflow.training.sources import Source
@@ -60,7 +61,7 @@ def export_bioimageio(
         folder = Path(made)
         image, said = test_image(header, sample)
         step = steps_of(header, module)
-        formats = write_weights(folder, module, scaled(image), step)
+        formats = write_weights(folder, module, scaled(image), step, header)
         model = describe(folder, header, Path(path), image, step, formats, said, authors)
         with torch.inference_mode():
             answer = module(scaled(image)).numpy()
@@ -84,22 +85,6 @@ def need_bioimageio(out: str | Path) -> None:
             "bioimage.io packages need bioimageio.core, onnxruntime and onnxscript; "
             "pip install 'segflow[bioimageio]'"
         ) from None
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep what the exporters say of themselves off the terminal."""
-    names = ("torch.onnx", "httpx")
-    levels = [logging.getLogger(name).level for name in names]
-    for name in names:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for name, level in zip(names, levels):
-            logging.getLogger(name).setLevel(level)
 
 
 def test_image(header: dict[str, Any], sample: str | None) -> tuple[NDArray[np.uint8], str]:
@@ -142,7 +127,9 @@ def steps_of(header: dict[str, Any], module: nn.Module) -> list[int] | None:
     return [int(n) for n in known or product(strides(flags))]
 
 
-def write_weights(folder: Path, module: nn.Module, example: Tensor, step: list[int] | None) -> list[str]:
+def write_weights(
+    folder: Path, module: nn.Module, example: Tensor, step: list[int] | None, header: dict[str, Any]
+) -> list[str]:
     """Write TorchScript and ONNX; give the formats that answer as the network does.
 
     ``step`` is emptied where TorchScript does not follow other sizes; then ONNX is of one size too.
@@ -162,7 +149,7 @@ def write_weights(folder: Path, module: nn.Module, example: Tensor, step: list[i
     except Exception as error:  # what a tracer raises over a network it cannot follow
         log.warning("no TorchScript in the package: %s", _line(error))
     try:
-        write_onnx(folder / "weights.onnx", module, example, step)
+        write_onnx(folder / "weights.onnx", module, example, step, header)
         formats.append("onnx")
     except Exception as error:  # likewise
         log.warning("no ONNX in the package: %s", _line(error))
@@ -171,8 +158,10 @@ def write_weights(folder: Path, module: nn.Module, example: Tensor, step: list[i
     return formats
 
 
-def write_onnx(path: Path, module: nn.Module, example: Tensor, step: list[int] | None) -> None:
-    """Write ONNX for one patch, whose sizes may differ by multiples of ``step``."""
+def write_onnx(
+    path: Path, module: nn.Module, example: Tensor, step: list[int] | None, header: dict[str, Any]
+) -> None:
+    """Write ONNX for one patch, whose sizes may differ by multiples of ``step``, with the header in it."""
     sizes = None
     if step and any(n % s for n, s in zip(example.shape[2:], step)):
         raise ModelError(f"sizes that are no multiples of {step} cannot vary")
@@ -186,6 +175,7 @@ def write_onnx(path: Path, module: nn.Module, example: Tensor, step: list[int] |
         )  # fmt: skip
     if program is None:
         raise ModelError("torch gave no program")
+    program.model.metadata_props[METADATA] = json.dumps(header, sort_keys=True)
     program.save(str(path))
 
 

@@ -204,9 +204,8 @@ def _record(header: dict[str, Any]) -> dict[str, Any]:
 
 def _about(header: dict[str, Any], file: Path, said: str, step: list[int] | None) -> dict[str, str]:
     """Give the words of the documentation."""
-    name = "segflow " + "".join(
-        c if c.isascii() and (c.isalnum() or c in "_+- ()") else "-" for c in file.stem
-    )
+    given = file.absolute().parent.name if file.stem == "model" else file.stem  # each is called model.pt
+    name = "segflow " + "".join(c if c.isascii() and (c.isalnum() or c in "_+- ()") else "-" for c in given)
     size, record = header["voxel_size"], header["record"]
     images = record.get("config", {}).get("data", {}).get("images", [])
     trained = record.get("trained_on") or ", ".join(Path(i).name for i in images) or "data that is not named"
