@@ -240,6 +240,14 @@ def test_every_command_explains_itself(name):
             assert parameter.help, f"{name} {parameter.opts}"
 
 
+@pytest.mark.parametrize("name", registry.builtin())
+def test_an_option_that_is_needed_is_asked_for(name, segflow):
+    needed = [p for p in registry.load(name).params if p.required and p.param_type_name == "option"]
+    if needed:
+        said = segflow(name, code=2).last
+        assert f"Missing option '{needed[0].opts[0]}'" in said or "Missing argument" in said
+
+
 @pytest.mark.parametrize("name", list(registry.builtin()))
 def test_defaults_stand_in_the_signature_too(name):
     """The function called from Python does what the command does."""

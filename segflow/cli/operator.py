@@ -37,6 +37,8 @@ class Option(click.Option):
 
     def __init__(self, decls: Sequence[str], *, aliases: Sequence[str] = (), **attributes: Any) -> None:
         attributes.setdefault("show_default", True)
+        if attributes.get("required"):
+            attributes.pop("default", None)  # None counts as a value there
         super().__init__([*decls, *aliases], **attributes)
         self.aliases = tuple(aliases)
 
