@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from segflow.cli.files import before_the_run
 from segflow.cli.operator import job, option
 from segflow.errors import UsageError
+
+if TYPE_CHECKING:
+    from segflow.training.schema import Config
 
 
 @job(example="segflow train --config-base base.yaml --config-file net.yaml solver.iterations=20000")
@@ -59,10 +64,8 @@ def train(
         raise UsageError("--fine-tune needs the weights to begin with: --checkpoint FILE")
     configuration.check(config, inference=inference)
     if dry_run:
-        from segflow.training.plan import report
-
         with before_the_run():
-            click.echo(report(config))
+            click.echo(planned(config, inference, checkpoint))
         return
     if inference:
         from segflow.training.predict import predict
@@ -73,6 +76,17 @@ def train(
     from segflow.training.loop import fit
 
     fit(config, checkpoint=checkpoint, resume=resume, fine_tune=fine_tune)
+
+
+def planned(config: Config, inference: bool, checkpoint: str | None) -> str:
+    """Give what the line would do."""
+    if inference:
+        from segflow.training import predict
+
+        return predict.report(config, checkpoint)
+    from segflow.training import plan
+
+    return plan.report(config)
 
 
 def other_rank() -> bool:

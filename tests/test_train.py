@@ -573,6 +573,11 @@ def test_inference_flag_writes_affinities_as_pytc(
     words = ["train", "--config-file", yaml, f"inference.images=['{crop[0]}']", "solver.iterations=1"]
     assert "--checkpoint FILE" in segflow(*words, "--inference", code=2).last
     segflow(*words)
+    shown = segflow(*words, "--inference", "--dry-run", "inference.augment=true").out
+    assert f"predict {crop[0]}: 20x64x64 voxels, uint8" in shown
+    assert "3 channels, to " in shown
+    assert "train on" not in shown
+    assert not (Path(config.output_path) / "result.h5").exists()
     segflow(*words, "--inference")
     with h5py.File(Path(config.output_path) / "result.h5") as file:
         from_model = file["vol0"][:]

@@ -18,7 +18,7 @@ from segflow.inference.augment import Augmented
 from segflow.inference.engine import infer
 from segflow.inference.patches import Patch
 from segflow.training import checkpoint as files
-from segflow.training.config import from_dict
+from segflow.training.config import from_dict, to_yaml
 from segflow.training.data import as_image, layout_of
 from segflow.training.fabric import precision_of
 from segflow.training.modelfile import load_model
@@ -54,23 +54,40 @@ def predict(config: Config, checkpoint: str | None = None) -> Path:
         UsageError: no volumes or no weights are named. ModelError: the weights do not fit.
         VolumeError: a volume cannot be read, or the file not written.
     """
-    if not config.inference.images:
-        raise UsageError("nothing to predict: name the volumes in inference.images")
-    place = weights_file(config, checkpoint)
-    sources = [Source(path, config.data.dataset_image) for path in config.inference.images]
+    sources, place, path = found(config, checkpoint)
     answers = make_answers(config, place)
-    folder = Path(config.inference.output_path or config.output_path).expanduser()
-    path = folder / config.inference.output_name
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"cannot make the folder {folder}: {reason(error)}") from error
+        raise UsageError(f"cannot make the folder {path.parent}: {reason(error)}") from error
     with replacing(path) as beside, h5py.File(beside, "w") as file:
         for number, source in enumerate(sources):
             write(file, f"vol{number}", source, run(config, answers, source), config.data.voxel_size)
     names = ", ".join(f"vol{number}" for number in range(len(sources)))
     log.info("wrote %s with %s, by the weights in %s", path, names, place)
     return path
+
+
+def report(config: Config, checkpoint: str | None = None) -> str:
+    """Give what ``predict`` would do: configuration, volumes, weights and memory. It raises the same."""
+    sources, place, path = found(config, checkpoint)
+    answers = make_answers(config, place)
+    channels = len(getattr(answers, "backend", answers).channels)
+    need = max(s.nbytes + (4 + channels) * s.box.voxels for s in sources)
+    lines = [f"predict {s.path}: {'x'.join(map(str, s.box.shape))} voxels, {s.info.dtype}" for s in sources]
+    tail = f"by the weights in {place}: {channels} channels, to {path}"
+    memory = f"memory of the host: {need / 2**30:.2f} GiB for the largest volume and its answer"
+    return "\n".join([to_yaml(config, comments=False).rstrip(), "", *lines, tail, memory])
+
+
+def found(config: Config, checkpoint: str | None) -> tuple[list[Source], str, Path]:
+    """Give the volumes to predict, the file of the weights, and that of the answer."""
+    if not config.inference.images:
+        raise UsageError("nothing to predict: name the volumes in inference.images")
+    place = weights_file(config, checkpoint)
+    sources = [Source(path, config.data.dataset_image) for path in config.inference.images]
+    folder = Path(config.inference.output_path or config.output_path).expanduser()
+    return sources, place, folder / config.inference.output_name
 
 
 def weights_file(config: Config, checkpoint: str | None) -> str:
@@ -90,6 +107,7 @@ def make_answers(config: Config, path: str) -> Any:
     if "header" in content and "weights" in content:
         exported, header = load_model(path)
         net, count, offsets = exported.net, header["outputs"], header["offsets"]
+        config.model.patch_size = header["patch_size"]
         order, kept = channel_order(offsets, count)
     else:
         if isinstance(content.get("config"), dict):
