@@ -46,6 +46,9 @@ def plan_fetch(plan: Plan, options: dict[str, Any]) -> None:
         help="How often a task may fail before it goes to the dead-letter place.")  # fmt: skip
 @option("--max-failures", type=click.IntRange(0), default=3,
         help="So many tasks that fail equally one after the other stop the worker; 0: never.")  # fmt: skip
+@option("--max-time", type=click.FloatRange(0, min_open=True), default=43200,
+        help="So many seconds without a task's end are a task that hangs: it fails, and this process "
+        "ends with exit code 75.")  # fmt: skip
 def fetch_task(
     state: State,
     *,
@@ -55,6 +58,7 @@ def fetch_task(
     num: int = -1,
     tries: int = 3,
     max_failures: int = 3,
+    max_time: float = 43200,
 ) -> Iterator[State]:
     """Run the rest of the chain for each task of a queue, until the queue is empty.
 
@@ -67,7 +71,10 @@ def fetch_task(
 
     run = state.run
     queue = open_queue(queue_name, create=True, failures=tries)
-    keeper = Keeper(queue, visibility_timeout, run.stop, row=max_failures, most=1 + run.prefetch)
+    keeper = Keeper(
+        queue, visibility_timeout, run.stop, row=max_failures, most=1 + run.prefetch, longest=max_time,
+        hung=run.hung,
+    )  # fmt: skip
     run.keepers.append(keeper)
     for index, held in enumerate(keeper.tasks(retry_times, None if num < 0 else num)):
         told = held.message.get("mip")

@@ -46,6 +46,7 @@ class Run:
     meter: Any = None  # segflow.tasks.usage.Meter, while the chain runs
     prefetch: int = 0
     stop: threading.Event = field(default_factory=threading.Event)  # set: sources shall give no more
+    hung: Any = None  # called when a task takes too long; it ends the process
     keepers: list[Any] = field(default_factory=list)  # of the tasks that this run holds (tasks.lease.Keeper)
 
     def wrote(self, path: str, voxels: int = 0, view: str = "") -> None:

@@ -143,6 +143,32 @@ def test_failed_tasks_end_with_1_and_restart_nothing(process, tasks, tmp_path):
     assert queue.counts().dead == 2
 
 
+def test_a_task_that_hangs_fails_and_the_others_are_done(process, tasks, tmp_path):
+    queue, health = tasks(4), tmp_path / "health.json"
+    (tmp_path / "hang.py").write_text(
+        "import time\n\ndef execute(bbox):\n    time.sleep(100 * str(bbox).startswith('4-8_'))\n"
+    )
+    fetch = ["fetch-task", "-q", queue.address, "-r", 0, "--tries", 2, "--max-time", 1]
+    step = ["plugin", "-f", tmp_path / "hang.py", "delete-task-in-queue"]
+    said = process("worker", "--health", health, "--", *fetch, *step, code=1)
+    assert "restart 2 of 10" in said.err
+    assert [(d.message["bbox"], d.error) for d in queue.dead()] == [
+        ("4-8_0-8_0-8", "plugin: not done after 1 s, so it hangs, or needs more --max-time")
+    ]
+    assert queue.counts() == Counts(0, 0, 1)
+    told = json.loads(health.read_text())
+    assert (told["done"], told["dead"], told["exit_code"]) == (3, 1, 1)
+
+
+def test_sigterm_before_it_began_ends_well(start, tmp_path):
+    os.mkfifo(tmp_path / "slow.yaml")  # the check waits for its text
+    process = start("worker", "--", "run", tmp_path / "slow.yaml")
+    with open(tmp_path / "slow.yaml", "w"):  # waits until it is being read
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+    assert process.wait(10) == 0, process.stderr.read()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_gives_tasks_back_and_ends_well(start, tasks, chain, tmp_path, number):
     queue = tasks(4)

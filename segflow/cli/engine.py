@@ -314,6 +314,8 @@ class Chain:
         """Time a step's work; with ``--on-error continue`` keep its error in the state."""
         began = time.perf_counter()
         state.running = Record(step.number, step.title, step.name, began) if record else None
+        if state.lease is not None:
+            state.lease.step = step.title
         try:
             with self._placed(step, state):
                 yield

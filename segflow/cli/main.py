@@ -22,6 +22,7 @@ from segflow.state import Run
 
 log = logging.getLogger("segflow")
 
+HUNG = 75  # exit code of a worker whose task hangs; segflow worker and Kubernetes start it again
 GROUP_WORDS = ("mip", "on_error", "prefetch")  # group options that belong to the chain itself
 
 
@@ -161,6 +162,7 @@ def run_tokens(ctx: click.Context, tokens: list[str]) -> Any:
 
     began = time.monotonic()
     chain.at_end = lambda: closing(chain.run, began)
+    chain.run.hung = lambda: os._exit(HUNG)
     if chain.run.has_lease and "SEGFLOW_DRIVER" in os.environ:
         from segflow.blocks.workers import driver_of_this
 
@@ -288,7 +290,9 @@ def _leave() -> NoReturn:
 
 
 def _is_worker(words: list[str]) -> bool:
-    return any(registry.resolve(word)[0] == "fetch-task" for word in words)
+    """Whether a line takes tasks itself, by all that is known before it is parsed."""
+    own = words[: words.index("--")] if "--" in words else words
+    return any(registry.resolve(word)[0] in ("fetch-task", "worker") for word in own)
 
 
 def _terminated(*_: Any) -> NoReturn:
@@ -316,7 +320,8 @@ def main(args: list[str] | None = None) -> NoReturn:
     except click.ClickException as error:
         _fail(f"segflow: {_usage_line(error)}", error.exit_code)
     except (KeyboardInterrupt, click.Abort) as error:
-        if isinstance(error, Terminated) and _is_worker(sys.argv[1:] if args is None else args):
+        ended = Terminated in (type(error), type(error.__cause__))
+        if ended and _is_worker(sys.argv[1:] if args is None else args):
             _leave()  # before it held anything
         _fail("segflow: interrupted; nothing half-written was left", 130)
     except Exception as error:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 from segflow.errors import LeaseLost, QueueError, SegflowError
 from segflow.tasks.queues import Leased, Message, Queue
@@ -30,6 +32,7 @@ class Held:
         self.message: Message = leased.message
         self.tries = leased.tries
         self.error: BaseException | None = None
+        self.step = ""  # where it is
         self.lock = threading.Lock()  # between the heartbeat and the end
         self.open = True
         self._acknowledged = self._ended = 0
@@ -115,13 +118,17 @@ class Keeper:
         stop: set when the run shall end.
         row: so many different tasks that fail equally, one after the other, stop the worker.
         most: so many tasks are held at once; what that takes of memory is known before the run.
+        longest: a task hangs that is not done after so many seconds, and fails.
+        hung: called then; it ends the process. Without it the rest of the run goes on.
     """
 
     def __init__(
-        self, queue: Queue, seconds: float, stop: threading.Event, *, row: int = 3, most: int = 1
-    ) -> None:
+        self, queue: Queue, seconds: float, stop: threading.Event, *, row: int = 3, most: int = 1,
+        longest: float = math.inf, hung: Callable[[], None] | None = None,
+    ) -> None:  # fmt: skip
         self.queue, self.seconds, self.stop, self.row = queue, seconds, stop, row
-        self.most = most
+        self.most, self.longest, self.hung = most, longest, hung
+        self._moved = 0.0  # when a task began or ended, by time.monotonic()
         self.failed: set[str] = set()  # the tasks that failed here
         self._held: list[Held] = []
         self._trouble: QueueError | None = None  # what the queue said to the last look
@@ -173,6 +180,7 @@ class Keeper:
             SegflowError: the limit of equal failures is reached.
         """
         with self._lock:
+            self._moved = time.monotonic()
             if held in self._held:
                 self._held.remove(held)
             self._room.notify_all()
@@ -217,17 +225,34 @@ class Keeper:
         held = Held(self, leased)
         with self._lock:
             if not self._closed.is_set():
+                self._moved = self._moved if self._held else time.monotonic()
                 self._held.append(held)
                 return held
         held.give_back()
         return None
 
     def _beat(self) -> None:
-        while not self._closed.wait(self.seconds / 3):
+        while not self._closed.wait(min(self.seconds, self.longest) / 3):
             with self._lock:
-                held = list(self._held)
+                held = [one for one in self._held if one.open]
+                late = held and time.monotonic() - self._moved >= self.longest
+            if late:
+                self._give_up(held[0])
             for one in held:
                 one.extend(self.seconds)
+
+    def _give_up(self, held: Held) -> None:
+        """Let a task fail that hangs: the heartbeat would keep it for ever."""
+        self._moved = time.monotonic()
+        where = f"{held.step}: " if held.step else ""
+        told = f"{where}not done after {self.longest:g} s, so it hangs, or needs more --max-time"
+        error = SegflowError(told)
+        log.error("segflow fetch-task: task %s: %s", held.label, error)
+        held.note(error)
+        held.give_back()
+        if self.hung is not None:
+            self.close()
+            self.hung()
 
 
 def text_of(error: BaseException | None) -> str:

@@ -84,12 +84,13 @@ class Supervisor:
             gpu = {"CUDA_VISIBLE_DEVICES": self.gpus[number % len(self.gpus)]} if self.gpus else {}
             self.slots.append(Slot({**environment, **gpu}))
         self.board = Board(self.queue, self.health, self.status, self.slots)
+        self.board.ask(time.monotonic())
         state, code = "failed", 1
         try:
             while self._step():
                 self.board.show()
                 time.sleep(LOOK)
-            code = max((slot.code or 0 for slot in self.slots), default=0)
+            code = max((slot.code or 0 for slot in self.slots), default=0) or int(self.board.died())
             state = "ended"
             return code
         except KeyboardInterrupt:
@@ -168,6 +169,7 @@ class Board:
         self.restarts, self.owed_until, self.last_error = 0, 0.0, ""
         self.counts: Counts | None = None
         self._first: tuple[float, int] | None = None
+        self._dead = 0  # at the start
         self._said: set[str] = set()
         self._next = {"ask": 0.0, "health": 0.0, "line": 0.0}
         self._told_health = False
@@ -198,7 +200,7 @@ class Board:
             try:
                 self.counts = self.queue.counts()
                 if self._first is None:
-                    self._first = (now, self._left())
+                    self._first, self._dead = (now, self._undone()), self.counts.dead
             except QueueError as error:
                 self.counts = None
                 log.warning("%s", error)
@@ -206,8 +208,17 @@ class Board:
             self._next["ask"] = time.monotonic() + min(ASK[1], max(ASK[0], 100 * took))
         return self.counts
 
+    def died(self) -> bool:
+        """Whether a crash left dead tasks, of which no process could tell."""
+        self._next["ask"] = 0.0
+        counts = self.ask(time.monotonic()) if self.restarts else None
+        return counts is not None and counts.dead > self._dead
+
     def _left(self) -> int:
         return self.counts.waiting + self.counts.running if self.counts else 0
+
+    def _undone(self) -> int:
+        return self._left() + (self.counts.dead if self.counts else 0)
 
     def figures(self) -> dict[str, Any]:
         """Give counts, tasks done since the start (by all workers of the queue), speed and time left."""
@@ -217,7 +228,7 @@ class Board:
                 ("waiting", "running", "dead", "done", "tasks_per_second", "seconds_left"), None
             )
         began, first = self._first
-        done = max(0, first - self._left())
+        done = max(0, first - self._undone())
         speed = done / max(1e-9, time.monotonic() - began)
         return {
             **counts._asdict(), "done": done, "tasks_per_second": round(speed, 4),
