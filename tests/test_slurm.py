@@ -279,6 +279,25 @@ def test_an_array_empties_a_queue(cluster, segflow, look, data):
     assert "done in" in logs[0].read_text()
 
 
+def test_the_limit_of_running_tasks_holds_for_several_arrays(cluster, segflow, look):
+    Path("busy.py").write_text(
+        "import os, pathlib, time\n\n"
+        "def execute():\n"
+        "    here = pathlib.Path(f'running-{os.getpid()}')\n"
+        "    here.touch()\n"
+        "    time.sleep(0.5)\n"
+        "    with open('seen', 'a') as file:\n"
+        "        file.write(f'{len(list(pathlib.Path().glob(\"running-*\")))}\\n')\n"
+        "    here.unlink()\n"
+    )
+    open_queue("fq://tasks", create=True).send([message(box) for box in BOXES])
+    line = [*TASK, "-n", 1, "plugin", "-f", "busy.py", "delete-task-in-queue"]
+    ident = segflow("submit", "--array", 5, "--max-running", 1, "--", *line).out.strip()
+    until(lambda: over(look(ident)))
+    assert (look(ident)["ended"], len(look(ident)["jobs"])) == (5, 2)
+    assert set(Path("seen").read_text().split()) == {"1"}
+
+
 def test_a_requeued_task_gives_its_piece_back(cluster, segflow, look):
     open_queue("fq://tasks", create=True).send([message(BOXES[0])])
     Path("slow.py").write_text(SLOW)

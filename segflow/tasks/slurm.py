@@ -182,13 +182,17 @@ def submit(submission: Submission, after: Sequence[int] = ()) -> None:
         beside.write_text(submission.text(after))
     save(submission)
     for count in parts(submission.count, largest_array()):
-        indices = array(0, count, submission.resources.max_running)
+        words = [f"--array={array(0, count, submission.resources.max_running)}"]
+        if submission.resources.max_running and submission.jobs:  # the limit holds for all arrays
+            rules = ["afterok:" + ":".join(map(str, after))] if after else []
+            words.append(f"--dependency={','.join([*rules, f'afterany:{submission.jobs[-1][0]}'])}")
+        words.append(str(submission.script))
         try:
-            said = run("sbatch", "--parsable", f"--array={indices}", str(submission.script))
+            said = run("sbatch", "--parsable", *words)
         except SlurmError as error:
             submission.refused = str(error)
             save(submission)
-            line = shlex.join(["sbatch", f"--array={indices}", str(submission.script)])
+            line = shlex.join(["sbatch", *words])
             raise SlurmError(f"{error}; when that is mended, run by hand: {line}") from None
         submission.jobs.append((_number(said), count))
         save(submission)
