@@ -78,7 +78,8 @@ def check_shapes(plan: Plan, segmentation: str, groundtruth: str, curve: bool) -
                 shapes[name] = spec.shape[1:]
             continue
         if (spec.dtype or "").startswith("float"):
-            raise UsageError(f"'{name}' is {spec.dtype}; labels are integers")
+            hint = "; --thresholds takes affinities" if name == segmentation else ""
+            raise UsageError(f"'{name}' is {spec.dtype}; labels are integers{hint}")
         if spec.shape:
             shapes[name] = spec.shape[1:] if len(spec.shape) == 4 and spec.shape[0] == 1 else spec.shape
             if len(shapes[name]) != 3:
@@ -173,7 +174,7 @@ def evaluate_segmentation(
         plain = rules is None and border is None
         scores = score_one(segmentation, groundtruth, chosen, size_threshold, plain)
         traced = runs(segmentation) if runs else {}
-        scores.update({key: value for key, value in traced.items() if isinstance(value, float)})
+        scores.update({key: value for key, value in traced.items() if isinstance(value, (float, str))})
         show(scores, FOUR | (MORE if everything else {} if plain else RULED) | RUNS)
     if path:
         write_json(scores, path, segmentation, state)
@@ -267,7 +268,8 @@ def show(scores: dict[str, Any], titles: dict[str, str]) -> None:
     for key, title in titles.items():
         if key in scores:
             value = scores[key]
-            click.echo(f"\t{title}: {value if isinstance(value, int) else format(value, '.8f')}")
+            unit = f" {scores['length_unit']}" if key in ("erl", "erl_truth") else ""
+            click.echo(f"\t{title}: {value if isinstance(value, int) else format(value, '.8f')}{unit}")
 
 
 def places(

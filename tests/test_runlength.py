@@ -158,10 +158,11 @@ def test_command(tmp_path, segflow):
              ("read-npy", "-f", tmp_path / f"{n}.npy", "-o", n, "--voxel-size", 30, 10, 10)]  # fmt: skip
     line = [*words, "evaluate-segmentation", "-s", "seg", "--skeletons", tmp_path / "a.swc"]
     rows = segflow(*line, "-g", "gt", "--report", tmp_path / "r.json", "--json", tmp_path / "s.json").out
-    assert "Expected run length: 20.00000000" in rows
+    assert "Expected run length: 20.00000000 nm\n" in rows
     assert "NERL: 1.00000000" in rows
     assert json.loads((tmp_path / "s.json").read_text())["nerl"] == 1
     assert json.loads((tmp_path / "r.json").read_text())["run_length"]["skeletons"][0]["name"] == "a"
+    assert json.loads((tmp_path / "s.json").read_text())["length_unit"] == "nm"
     alone = segflow(*line)
     assert alone.out.split(":")[0].strip() == "Expected run length"
     assert "does not exist" in segflow("--quiet", *line[:-1], tmp_path / "b.swc", code=2).err

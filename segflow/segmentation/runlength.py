@@ -42,10 +42,10 @@ def run_length(
         merge_nodes: a segment holds a skeleton if at least so many of its nodes lie in it.
 
     Returns:
-        ``erl``, ``erl_truth`` and lengths ``length``, ``correct``, ``split``, ``merged``, ``omitted`` (nm,
-        or voxels where the voxel size is unknown), ``nerl``; ``skeletons``: name, length, erl, splits;
-        ``merges``: segment and the skeletons in it, with nodes and a voxel each; ``splits``: skeleton,
-        two segments, and the voxel (zyx, of the volume) before the split.
+        ``erl``, ``erl_truth`` and lengths ``length``, ``correct``, ``split``, ``merged``, ``omitted`` in
+        ``length_unit`` (nm, or voxel where the voxel size is unknown), ``nerl``; ``skeletons``: name,
+        length, erl, splits; ``merges``: segment and the skeletons in it, with nodes and a voxel each;
+        ``splits``: skeleton, two segments, and the voxel (zyx, of the volume) before the split.
 
     Raises:
         ChunkError: nm without a voxel size, or no skeleton has an edge in the chunk.
@@ -73,6 +73,7 @@ def run_length(
     truth = sum(path.length**2 for path in paths) / total
     return {
         "erl": squares / total, "erl_truth": truth, "nerl": squares / total / truth, "length": total, **kinds,
+        "length_unit": "voxel" if segmentation.voxel_size is None else "nm",
         "skeletons": sorted(each, key=lambda row: -row["length"]),
         "merges": [
             {"segment": segment, "skeletons": sorted(held, key=lambda row: -row["nodes"])}

@@ -28,8 +28,9 @@ def save_scores(rows: Rows, best: dict[str, Any], path: str | Path) -> None:
         Line(n, at, column(k)) for n, k in (("split", "voi_split"), ("merge", "voi_merge"), ("sum", "voi"))
     ]
     error = Line("", at, column("adapted_rand_error"), dots=True)
+    cut = "" if len(near) == len(rows) else ", large merges cut off"
     panels = [
-        Panel("VOI, thresholds beside the points", "VOI merge (bits)", "VOI split (bits)", [trade]),
+        Panel(f"VOI, thresholds beside the points{cut}", "VOI merge (bits)", "VOI split (bits)", [trade]),
         Panel("VOI by threshold", "threshold", "VOI (bits)", voi),
         Panel("adapted Rand error by threshold", "threshold", "adapted Rand error", [error], mark),
     ]
