@@ -27,6 +27,8 @@ def plan_write(plan: Plan, options: dict[str, Any]) -> None:
     info = look(plan, options["volume"], mip)
     writable(plan, options["volume"])
     kind = options["layer_type"] or spec.layer_type
+    if options["create_thumbnail"] and kind == "segmentation":
+        raise UsageError("a thumbnail is an average, which labels do not have; leave --create-thumbnail out")
     if info is None:
         if spec.dtype == "uint16" and kind is None:
             raise UsageError(

@@ -608,8 +608,12 @@ def test_intensity_log_thumbnail(segflow, read, tmp_path, image):
     wanted = image.reshape(20, 8, 64, 8, 64).mean((2, 4))
     np.testing.assert_allclose(small.array, wanted, atol=0.5)
     said = segflow(*read, "connected-components", "-t", 100, "write-precomputed", "-v", tmp_path / "s",
-                   "--create-thumbnail", code=1).last  # fmt: skip
+                   "--create-thumbnail", code=2).last  # fmt: skip
     assert "thumbnail" in said
+    tifffile.imwrite(tmp_path / "wide.tif", image.astype(np.uint16) * 257)
+    said = segflow("read-tif", "-f", tmp_path / "wide.tif", "--layer-type", "image", "save", "-v", tmp_path / "w",
+                   "--create-thumbnail", code=1).last  # fmt: skip
+    assert "leave --create-thumbnail out" in said
 
 
 def test_several_tasks_fill_one_volume(segflow, read, tmp_path, image):

@@ -205,7 +205,13 @@ def thumbnail_of(volume: BoundedVolume, chunk: Chunk, mip: int, last: int = 6) -
     bounds = volume.info(mip).bounds
     grey = Chunk(plane, chunk.voxel_offset, chunk.voxel_size, "image", source=chunk.source)
     grey = grey.cutout(volume.inside(chunk.bbox, volume.info(mip)))
-    grey = grey.with_array(to_dtype(grey, "uint8"), layer_type="image")
+    try:
+        grey = grey.with_array(to_dtype(grey, "uint8"), layer_type="image")
+    except ChunkError as error:
+        raise ChunkError(
+            f"a thumbnail is made of uint8 images and of floats in [0, 1], not of such {chunk.dtype}; leave "
+            "--create-thumbnail out"
+        ) from error
     target = PrecomputedVolume(f"{volume.store.path}/thumbnail")
     if not target.exists:
         target.create(_thumbnail_info(volume, chunk, mip, last), same=False)
