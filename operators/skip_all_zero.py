@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segflow.cli.operator import name_in, operator, option
-from segflow.errors import UsageError, VolumeError
+from segflow.errors import UsageError
 
 if TYPE_CHECKING:
     from segflow.chunk import Chunk
@@ -18,8 +17,9 @@ if TYPE_CHECKING:
     example="segflow generate-tasks -c 8 64 64 -g 2 2 2 create-chunk skip-all-zero write-h5 -f chunks/",
 )
 @name_in()
-@option("--prefix", aliases=("-p",), default=None,
-        help="Leave an empty file PREFIX<box>SUFFIX for a task that is passed over.")  # fmt: skip
+@option("--prefix", aliases=("-p",), default=None, metavar="PREFIX", show_default=False,
+        help="Leave an empty file PREFIX<box>SUFFIX for a task that is passed over: a path, file://, s3:// "
+        "or gs://.")  # fmt: skip
 @option("--suffix", aliases=("-s",), default="", help="End of that file's name.")
 @option("--adjust-size", aliases=("-a",), type=int, default=None,
         help="Grow the box in that name by this on every face (negative: shrink), voxels.")  # fmt: skip
@@ -40,10 +40,7 @@ def skip_all_zero(
         box = chunk.bbox if chunk_bbox else state.bbox
         if box is None:
             raise UsageError("--task-bbox, but the task has no box; use --chunk-bbox")
-        path = Path(f"{prefix}{box.grow(adjust_size or 0)}{suffix}").expanduser()
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-        except OSError as error:
-            raise VolumeError(f"{path} cannot be written: {error.strerror}") from error
+        from segflow.tasks import marks
+
+        marks.touch(marks.mark(prefix, box, suffix, adjust_size))
     state.skip("all zero")

@@ -100,6 +100,7 @@ def test_files_that_are_no_tasks(tmp_path, segflow):
     fetch = "fetch-task-from-file -f"
     for name, text in (("flat", "N x 6"), ("float", "N x 6"), ("text", "is broken"), ("none", "not exist")):
         assert text in segflow(*words(f"{fetch} {tmp_path}/{name}.npy"), code=2).last
+    assert "pickle" not in segflow(*words(f"{fetch} {tmp_path}/text.npy"), code=2).last
     assert "row 1 of" in segflow(*words(f"{fetch} {tmp_path}/empty.npy"), code=1).last
     assert "does not exist; make it first" in segflow(*words(f"{FOUR} -f {tmp_path}/none/t"), code=2).last
 

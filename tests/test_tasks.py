@@ -279,6 +279,8 @@ def test_skip_all_zero_names_the_box_of_the_chunk_or_the_task(tmp_path, segflow)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["0-4_0-4_0-4", "0-9_0-9_0-9"]
     result = segflow(*words(f"create-chunk -p zero skip-all-zero --task-bbox -p {tmp_path}/"), code=2)
     assert "use --chunk-bbox" in result.err
+    boxes(f"{line.rpartition(' -p ')[0]} -p file://{tmp_path}/address/")
+    assert [p.name for p in (tmp_path / "address").iterdir()] == ["0-4_0-4_0-4"]
     result = segflow(*words("create-chunk -p zero skip-all-zero -p /proc/nowhere/"), code=1)
     assert result.err.count("\n") == 1
     assert "/proc/nowhere" in result.err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from segflow.errors import UsageError, VolumeError
@@ -53,7 +54,7 @@ def read_boxes(path: str) -> Any:
     import numpy as np
 
     with reading(path):
-        rows = np.load(path, mmap_mode="r")
+        rows: Any = np.lib.format.open_memmap(Path(path).expanduser(), mode="r")
     if rows.ndim != 2 or rows.shape[1] != 6 or rows.dtype.kind not in "iu":
         raise VolumeError(
             f"{path} holds {rows.dtype} of shape {rows.shape}; tasks are N x 6 whole numbers, z y x of the "
