@@ -41,6 +41,7 @@ class Run:
     voxels: dict[str, int] = field(default_factory=dict)
     device: str | None = None
     failed: int = 0
+    passed: int = 0  # tasks that came to the end as skipped
     has_lease: bool = False
     memory: dict[str, Any] = field(default_factory=dict)
     meter: Any = None  # segflow.tasks.usage.Meter, while the chain runs

@@ -254,7 +254,9 @@ def test_skip_all_zero(tmp_path, segflow):
     state = run_chain(*words("create-chunk skip-all-zero copy-var -t later"))
     assert state.skipped is None
     assert "later" in state
-    segflow(*words(f"{ZERO} -o image skip-all-zero -i image write-npy -i image -f {tmp_path}/out/"))
+    line = words(f"{ZERO} -o image skip-all-zero -i image write-npy -i image -f {tmp_path}/out/")
+    assert "2 tasks passed over" in segflow(*line).err
+    assert "task 4-8_0-8_0-8 is passed over: all zero" in segflow("--verbose", *line).err
     assert not list(tmp_path.glob("out/*.npy"))
 
 

@@ -234,6 +234,9 @@ class Chain:
                     step.operator.finish(self.run, **(step.arguments(None) | _names(step)))
 
     def _close(self, state: State) -> None:
+        if state.skipped is not None:
+            self.run.passed += 1
+            log.debug("task %s is passed over: %s", state.label, state.skipped)
         if self.run.log_dir:
             from segflow.tasks.log import write_log
 

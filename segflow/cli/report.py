@@ -88,6 +88,8 @@ def closing(run: Run, began: float) -> None:
         log.info("wrote %s%s", path, speed)
         if view:
             log.info("  view it: %s", view)
+    if run.passed:
+        log.info("%d task%s passed over; --verbose tells why", run.passed, "s" * (run.passed != 1))
     device = f" on {run.device}" if run.device else ""
     log.info("done in %.1f s%s", seconds, device)
     if run.device and run.device.startswith("cpu") and Path("/dev/nvidia0").exists():
