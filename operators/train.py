@@ -74,7 +74,11 @@ def train(
         return
     check_distributed(distributed)
     from segflow.training.loop import fit
+    from segflow.training.sources import find_volumes
 
+    with before_the_run():
+        for validation in (False, True):
+            find_volumes(config, validation)
     fit(config, checkpoint=checkpoint, resume=resume, fine_tune=fine_tune)
 
 

@@ -248,6 +248,9 @@ def test_a_fault_needs_two_sections_and_a_slip_three() -> None:
 def test_parts_that_no_longer_touch_become_objects() -> None:
     labels = np.array([[[5, 5, 0, 9]], [[0, 5, 0, 0]], [[5, 0, 0, 9]]])
     assert separate(labels).tolist() == [[[1, 1, 0, 2]], [[0, 1, 0, 0]], [[3, 0, 0, 4]]]
+    unknown = separate(labels, np.array([[[1, 1, 1, 1]], [[1, 1, 1, 0]], [[1, 1, 1, 1]]], bool))
+    assert unknown[0, 0, 3] == unknown[2, 0, 3]  # what is unknown may join them
+    assert unknown[0, 0, 0] != unknown[2, 0, 0]
     own = {"p": 1.0, "displacement": 12, "rotate_ratio": 0.0, "slip": 0.0}
     size = (4, 24, 24)
     for relabel in (True, False):

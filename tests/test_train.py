@@ -28,7 +28,7 @@ from segflow.errors import Interrupted, ModelError, UsageError, VolumeError
 from segflow.training import checkpoint as files
 from segflow.training import config as configuration
 from segflow.training import loop
-from segflow.training.data import Crops, batches, stream
+from segflow.training.data import Crops, accepted, batches, stream
 from segflow.training.loop import fit
 from segflow.training.schedules import Plateau, learning_rate
 from segflow.training.schema import Config, Solver
@@ -143,6 +143,24 @@ def test_checkpoint_goes_on_unless_told_otherwise(
     assert len(losses(config.output_path)) == 3
     with pytest.raises(UsageError, match="is there from another training"):
         fit(config, checkpoint=first)
+    config.solver.restart = False
+    with pytest.raises(UsageError, match="is there from another training"):
+        fit(config, checkpoint=first)  # which goes on, but not in the folder of this one
+
+
+def test_going_back_leaves_no_later_checkpoint_to_resume(
+    config: Config, caplog: pytest.LogCaptureFixture
+) -> None:
+    fit(config)
+    folder = Path(config.output_path)
+    config.solver.iterations = 4
+    fit(config, checkpoint=str(folder / "checkpoint_00003.pt"))
+    assert files.iterations_in(folder) == [3, 4]
+    assert (folder / "checkpoint_00006.pt.old").is_file()
+    assert "checkpoint_00006.pt is of a later iteration" in caplog.text
+    config.solver.iterations = 5
+    fit(config, resume=True)
+    assert "going on at iteration 4 of 5" in caplog.text
 
 
 def test_fine_tuning_says_what_fits(config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -154,10 +172,12 @@ def test_fine_tuning_says_what_fits(config: Config, tmp_path: Path, caplog: pyte
     assert "skipped: " in caplog.text
     assert "the network's is 4" in caplog.text
     assert "anew: " in caplog.text
-    torch.save({"state_dict": {"other.weight": torch.zeros(3)}}, tmp_path / "other.pth.tar")
     config.output_path = str(tmp_path / "none")
-    with pytest.raises(ModelError, match=r"no tensor of .*other\.pth\.tar fits"):
-        fit(config, checkpoint=str(tmp_path / "other.pth.tar"), fine_tune=True)
+    bias = {k: v for k, v in files.load(path)["weights"].items() if v.ndim == 1}
+    for weights in ({"other.weight": torch.zeros(3)}, bias):
+        torch.save({"state_dict": weights}, tmp_path / "other.pth.tar")
+        with pytest.raises(ModelError, match=r"no weight of .*other\.pth\.tar fits"):
+            fit(config, checkpoint=str(tmp_path / "other.pth.tar"), fine_tune=True)
     config.output_path = str(tmp_path / "strict")
     with pytest.raises(ModelError, match="weights of another network"):
         fit(config, checkpoint=str(tmp_path / "out" / "checkpoint_00001.pt"))
@@ -433,6 +453,35 @@ def test_crops_are_rejected_before_they_are_augmented(
     assert len(calls) == 5
 
 
+def test_labels_that_are_unknown_are_no_objects(config: Config) -> None:
+    labels = np.repeat(np.arange(1, 5), 16)[None, None, :] * np.ones((4, 4, 1), np.int64)
+    mask = np.broadcast_to(np.arange(64) < 40, labels.shape)
+    for number, good in ((3, True), (4, False)):
+        config.data.reject_objects, config.data.reject_p = number, 1.0
+        assert accepted(config, labels, mask, stream(0, 0, 0))[0] == good
+
+
+def test_chosen_ids_are_found_in_misaligned_sections(config: Config, crop: tuple[str, str]) -> None:
+    ids, counts = np.unique(tifffile.imread(crop[1]), return_counts=True)
+    config.target.heads = [{"kind": "foreground", "ids": [int(ids[counts.argmax()])]}]
+    shares = []
+    for p in (0.0, 1.0):
+        config.augment = {"misalignment": {"p": p}}
+        crops = Crops(config, find_volumes(config))
+        shares.append(np.mean([float(crops[n][1].float().mean()) for n in range(8)]))
+    assert shares[1] == pytest.approx(shares[0], rel=0.2)
+
+
+def test_workers_hear_no_signal_even_when_they_begin(config: Config) -> None:
+    config.system.workers = 1
+    before = set(multiprocessing.active_children())
+    loader = batches(Crops(config, find_volumes(config)), 0, 2)
+    (worker,) = set(multiprocessing.active_children()) - before
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(worker.pid, number)  # as to all of a terminal, or of a SLURM step
+    assert len(list(loader)) == 2
+
+
 def test_volumes_are_drawn_by_their_weights(config: Config, crop: tuple[str, str]) -> None:
     config.data.images, config.data.labels = [crop[0]] * 3, [crop[1]] * 3
     config.data.weights = [3.0, 0.0, 1.0]
@@ -479,10 +528,14 @@ def written(folder: Path, array: np.ndarray) -> list[str]:
 def test_bad_volumes_are_refused(config: Config, crop: tuple[str, str], tmp_path: Path) -> None:
     labels = tifffile.imread(crop[1])
 
-    def refused(match: str, **data: Any) -> None:
-        bad = copy.deepcopy(config)
+    def replaced(config: Config, **data: Any) -> Config:
+        other = copy.deepcopy(config)
         for key, value in data.items():
-            setattr(bad.data, key, value)
+            setattr(other.data, key, value)
+        return other
+
+    def refused(match: str, **data: Any) -> None:
+        bad = replaced(config, **data)
         with pytest.raises((UsageError, VolumeError), match=match) as error:
             fit(bad)
         assert "\n" not in str(error.value)
@@ -499,6 +552,11 @@ def test_bad_volumes_are_refused(config: Config, crop: tuple[str, str], tmp_path
     refused("data.labels has 2 entries and data.images 1", labels=[crop[1]] * 2)
     refused("nothing to train on", images=[], labels=[])
     refused("does not exist", images=[str(tmp_path / "none.tif")])
+    greys = tifffile.imread(crop[0]).astype(np.float32)
+    refused("holds greys from .* float32 images lie in 0 to 1", images=written(tmp_path, greys))
+    load_volumes(find_volumes(replaced(config, images=written(tmp_path, greys / 255))), 1 << 30)
+    config.target.heads, config.loss = [{"kind": "lsd"}], [[{"name": "mse"}]]
+    refused("the head lsd needs the voxel size: give data.voxel_size")
 
 
 def test_few_labels_of_a_volume_on_disk_are_no_error(
@@ -564,6 +622,8 @@ def test_command_shows_plans_and_refuses(segflow: Callable[..., Any], yaml: Path
     assert "torch.distributed.run" in segflow("train", "--config-file", yaml, "--distributed", code=2).last
     assert "--checkpoint FILE" in segflow("train", "--config-file", yaml, "--fine-tune", code=2).last
     assert "segflow train: data.images is empty" in segflow("train", code=2).last
+    missing = segflow("train", "--config-file", yaml, "data.images=[nothing.tif]", code=2)
+    assert "nothing.tif does not exist" in missing.last
 
 
 def test_inference_flag_writes_affinities_as_pytc(

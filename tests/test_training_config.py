@@ -495,6 +495,11 @@ def test_names_of_volumes(pytc, tmp_path):
     assert pytc("DATASET.IS_ABSOLUTE_PATH=True")[0].data.images == ["train-input.tif"]
 
 
+def test_the_focal_loss_of_pytc_weighs_ones_by_three_quarters(pytc):
+    config, _ = pytc(net="MODEL: {LOSS_OPTION: [[WeightedBCEFocalLoss, DiceLoss]]}")
+    assert [term.get("alpha") for term in config.loss[0]] == [0.75, None]
+
+
 def test_more_of_pytc(pytc):
     config, (warning,) = pytc(
         "SYSTEM.NUM_GPUS=0", "SYSTEM.NUM_CPUS=0", "MODEL.NORM_MODE=sync_bn", "MODEL.ACT_MODE", "leaky", "DATASET.PAD_MODE=replicate",

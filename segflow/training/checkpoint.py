@@ -129,7 +129,7 @@ def load_fitting(net: nn.Module, weights: dict[str, Tensor], path: str | Path) -
     """Load the tensors whose name and shape fit; the others of the network keep their values.
 
     Raises:
-        ModelError: nothing fits.
+        ModelError: nothing fits, or no more than biases and norms.
     """
     own, result, kept = net.state_dict(), Fitted(), {}
     for name, tensor in weights.items():
@@ -144,9 +144,9 @@ def load_fitting(net: nn.Module, weights: dict[str, Tensor], path: str | Path) -
             kept[name] = tensor
             result.loaded.append(said)
     result.anew = [f"{n} {_shape(t)}" for n, t in own.items() if n not in kept and not n.endswith(COUNTER)]
-    if not kept:
+    if all(tensor.ndim < 2 for tensor in kept.values()):
         raise ModelError(
-            f"no tensor of {path} fits the network by name and shape: it has {_some(list(own))}, "
+            f"no weight of {path} fits the network by name and shape: it has {_some(list(own))}, "
             f"the file {_some(list(weights))}; choose the model.* keys it was trained with"
         )
     net.load_state_dict(kept, strict=False)

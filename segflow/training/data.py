@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -73,7 +74,10 @@ class Crops(Dataset[Sample]):
         if self._augmenter is None:
             from segflow.training.augment import Augmenter
 
-            self._augmenter = Augmenter(self.config.augment, self.patch)
+            settings, own = self.config.augment, self.config.augment.get("misalignment")
+            if own and any("ids" in head for head in self.config.target.heads):  # new ids are not these
+                settings = {**settings, "misalignment": {**own, "relabel": False}}
+            self._augmenter = Augmenter(settings, self.patch)
         return self._augmenter
 
     def __getitem__(self, number: int) -> Sample:
@@ -129,7 +133,7 @@ def accepted(
         return False, foreground
     poor = foreground < data.reject_foreground
     if not poor and data.reject_objects > 0:
-        found = np.unique(labels[:, ::2, ::2])
+        found = np.unique((labels * mask)[:, ::2, ::2])
         poor = len(found[found > 0]) < data.reject_objects
     return not (poor and rng.random() < data.reject_p), foreground
 
@@ -149,10 +153,24 @@ def layout_of(config: Config) -> list[tuple[str, int]]:
 
 
 def _begin_worker(_number: int) -> None:
-    """Keep a worker to one core; signals are the trainer's to answer."""
+    """Keep a worker to one core."""
     torch.set_num_threads(1)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Let processes that are started inside never hear SIGINT and SIGTERM: the trainer answers them.
+
+    A mask is inherited from the first instruction on; here signals are only late.
+    """
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()  # its start would lift the mask
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def batches(crops: Crops, first: int, last: int, *, pin: bool = False) -> Iterator[list[Tensor]]:
@@ -161,12 +179,12 @@ def batches(crops: Crops, first: int, last: int, *, pin: bool = False) -> Iterat
     more: dict[str, Any] = {}
     if workers:
         more = {"multiprocessing_context": "spawn", "prefetch_factor": 3, "worker_init_fn": _begin_worker}
-    return iter(
-        DataLoader(
-            crops, batch_size=crops.config.solver.batch, sampler=range(first, last), num_workers=workers,
-            pin_memory=pin, generator=torch.Generator(), **more,
-        )
+    loader = DataLoader(
+        crops, batch_size=crops.config.solver.batch, sampler=range(first, last), num_workers=workers,
+        pin_memory=pin, generator=torch.Generator(), **more,
     )  # fmt: skip
+    with _deaf_children():
+        return iter(loader)
 
 
 def end(batches: Iterator[list[Tensor]] | None) -> None:

@@ -62,8 +62,8 @@ def dilate(labels: Labels, width: int) -> Labels:
     return np.where(ids == 0, grown, ids).astype(labels.dtype)
 
 
-def relabel(labels: Labels) -> NDArray[np.uint32]:
-    """Number the connected pieces of each object (26 neighbours): 1, 2 ... n; 0 stays.
+def relabel(labels: Labels, connectivity: int = 26) -> NDArray[np.uint32]:
+    """Number the connected pieces of each object (26 neighbours, or 6): 1, 2 ... n; 0 stays.
 
     An object that leaves a crop and comes back in, or that a misaligned section has torn, is then
     several: no long affinity asks the network to know what the crop does not show.
@@ -77,15 +77,15 @@ def relabel(labels: Labels) -> NDArray[np.uint32]:
     from cc3d import connected_components
 
     ids: Any = as_ids(labels)
-    pieces: Any = connected_components(ids, connectivity=26, out_dtype=np.uint32)  # type: ignore[call-overload]
+    pieces: Any = connected_components(ids, connectivity=connectivity, out_dtype=np.uint32)  # type: ignore[call-overload]
     return np.ascontiguousarray(pieces)
 
 
-def pieces_of(ids: Labels, valid: Mask | None) -> Labels:
+def pieces_of(ids: Labels, valid: Mask | None, connectivity: int = 26) -> Labels:
     """Split objects into connected pieces, but not those that touch what is unknown: it may join them."""
     from segflow.training.label_kernels import number
 
-    pieces = relabel(ids)
+    pieces = relabel(ids, connectivity)
     if valid is None:
         return pieces
     beside = largest_around(~valid, 1)

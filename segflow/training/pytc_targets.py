@@ -80,4 +80,6 @@ def losses(
             note(f"MODEL.WEIGHT_OPT '{balance}' (done as '{'1' if balance == '1-1' else '0'}')")
         balanced = balance in ("1", "1-1") and short != "dice"
         found.append({"name": short, "weight": weight, "balance": balanced, "cap": LARGEST_WEIGHT})
+        if short == "focal":
+            found[-1]["alpha"] = 0.75  # PyTC's alpha 0.25 is that of zeros
     return found

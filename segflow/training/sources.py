@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from segflow.errors import BoxError, UsageError, VolumeError
 from segflow.geometry import Box, Vec, vec
+from segflow.training.targets import check_voxel_size
 from segflow.volumes.lazy import LazyVolume, open_lazy
 
 if TYPE_CHECKING:
@@ -258,12 +259,18 @@ def _check_voxel_sizes(config: Config, volumes: list[Volume]) -> None:
 
 
 def voxel_size_of(config: Config, volumes: list[Volume]) -> tuple[float, float, float] | None:
-    """Give the voxel size of the training, zyx, nm: the configuration's, else that of the files."""
+    """Give the voxel size of the training, zyx, nm: the configuration's, else that of the files.
+
+    Raises:
+        UsageError: neither says it, and a head is measured in nm.
+    """
     if config.data.voxel_size is not None:
         z, y, x = (float(v) for v in config.data.voxel_size)
         return (z, y, x)
     sizes = (s.info.voxel_size for volume in volumes for s in volume.sources)
-    return next((s for s in sizes if s is not None), None)
+    found = next((s for s in sizes if s is not None), None)
+    check_voxel_size(config.target.heads, found)
+    return found
 
 
 def memory_free() -> int:
@@ -286,10 +293,10 @@ def _lines(path: str) -> list[str]:
 
 
 def load_volumes(volumes: list[Volume], budget: int, need_objects: bool = True) -> None:
-    """Read into shared memory what fits in ``budget`` bytes; look for objects in all labels.
+    """Read into shared memory what fits in ``budget`` bytes; look at greys and for objects.
 
     Raises:
-        VolumeError: labels without two objects.
+        VolumeError: labels without two objects, or greys of floats that are not in 0 to 1.
     """
     for volume in volumes:
         size = sum(s.nbytes for s in volume.sources)
@@ -299,8 +306,22 @@ def load_volumes(volumes: list[Volume], budget: int, need_objects: bool = True) 
                 source.load()
         else:
             log.info("%s is read crop by crop: it does not fit into memory", volume.image.path)
+        check_greys(volume.image)
         if need_objects:
             check_objects(volume.labels, volume.mask)
+
+
+def check_greys(image: Source) -> None:
+    """Raise VolumeError where greys of floats are not in 0 to 1; the middle of an image is looked at."""
+    if np.dtype(image.info.dtype).kind != "f":
+        return
+    size = [min(n, s) for n, s in zip(image.box.shape, (1, 512, 512))]
+    greys = image.read([(n - s) // 2 for n, s in zip(image.box.shape, size)], size)
+    if ((greys < 0) | (greys > 1)).mean() > 0.05:
+        raise VolumeError(
+            f"{image.path} holds greys from {greys.min():g} to {greys.max():g}; those of "
+            f"{greys.dtype} images lie in 0 to 1: divide them, or store them as uint8"
+        )
 
 
 def check_objects(labels: Source, mask: Source | None = None) -> None:

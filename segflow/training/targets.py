@@ -173,6 +173,14 @@ def make_targets(
     return values, known, layout
 
 
+def check_voxel_size(heads: Sequence[dict[str, Any]], voxel_size: Sequence[float] | None) -> None:
+    """Raise UsageError if a head is measured in nm and the voxel size is not known."""
+    for head in heads:
+        kind, space = head["kind"], head.get("mode") == "3d" or head.get("scale") is not None
+        if voxel_size is None and (kind == "lsd" or (kind == "distance" and space)):
+            raise UsageError(f"the head {kind} needs the voxel size: give data.voxel_size in nm, z y x")
+
+
 def _changed(ids: Labels, valid: Mask | None, pieces: bool, erosion: int, dilation: int) -> Labels:
     """Give labels split into pieces, eroded and dilated."""
     ids = pieces_of(ids, valid) if pieces else ids
@@ -266,8 +274,7 @@ def _distance(part: _Part) -> None:
     mode, scale = part.head.get("mode", "2d"), part.head.get("scale")
     if mode not in ("2d", "3d"):
         raise UsageError(f"the mode of the head distance is 2d or 3d, not '{mode}'")
-    if part.voxel_size is None and (mode == "3d" or scale is not None):
-        raise UsageError(f"the head distance {_NEEDS_SIZE}")
+    check_voxel_size([part.head], part.voxel_size)
     size = tuple(float(s) for s in part.voxel_size or (1, 1, 1))
     distance = border_distance(ids, size, mode)
     sure = np.ones(ids.shape, np.bool_) if valid is None else valid
@@ -280,13 +287,12 @@ def _distance(part: _Part) -> None:
 def _shape(part: _Part) -> None:
     from segflow.training.shape_descriptors import shape_descriptors
 
-    if part.voxel_size is None:
-        raise UsageError(f"the head lsd {_NEEDS_SIZE}")
-    part.values[...] = shape_descriptors(part.ids, part.head.get("sigma", 80.0), part.voxel_size)
+    check_voxel_size([part.head], part.voxel_size)
+    size = part.voxel_size or (1, 1, 1)
+    part.values[...] = shape_descriptors(part.ids, part.head.get("sigma", 80.0), size)
     part.known[...] = part.ids != 0
 
 
-_NEEDS_SIZE = "needs the voxel size: give data.voxel_size in nm, z y x"
 _HEADS: dict[str, Callable[[_Part], None]] = {
     "affinity": _affinity,
     "foreground": _foreground,

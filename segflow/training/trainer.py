@@ -140,7 +140,8 @@ class Training:
             log.info("no checkpoint in %s yet: iterations begin at 0", self.folder)
         content = files.load(checkpoint) if checkpoint else {}
         goes_on = checkpoint is not None and files.can_go_on(content) and not weights_only
-        if newest is not None and not goes_on:
+        here = goes_on and Path(str(checkpoint)).resolve().parent == self.folder.resolve()
+        if newest is not None and not here:
             raise UsageError(
                 f"{newest} is there from another training, which this one would overwrite; "
                 "--resume goes on there, or give another output_path"
@@ -192,4 +193,9 @@ class Training:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"cannot make output_path {self.folder}: {reason(error)}") from error
+        for later in [i for i in self.saved if i > self.iteration]:  # of a way that is left
+            path = files.path_of(self.folder, later)
+            path.replace(f"{path}.old")
+            self.saved.remove(later)
+            log.info("%s is of a later iteration and is kept as %s.old", path, path.name)
         self.monitor = Monitor(self.folder, self.iteration if goes_on else 0)

@@ -315,7 +315,7 @@ def _choose(file: h5py.File, dataset: str | None, path: str) -> h5py.Dataset:
             return file["main"]
         if len(volumes) == 1:
             return volumes[0]
-        raise VolumeError(f"{path} holds {held}; choose one with --dataset-path")
+        raise VolumeError(f"{path} holds {held}; choose one with --dataset-path, or as FILE.h5:/NAME")
     found = file.get(dataset)
     if not isinstance(found, h5py.Dataset):
         what = "is a group" if found is not None else "is not there"

@@ -83,7 +83,7 @@ class Geometry:
         if flip.get("transpose_z") and rng.random() < 0.5 * flip["p"]:
             out = tuple(np.ascontiguousarray(a.swapaxes(0, 2)) for a in out)  # type: ignore[assignment]
         if sections.misaligned and self.settings["misalignment"]["relabel"]:
-            return out[0], separate(out[1]), out[2]
+            return out[0], separate(out[1], out[2]), out[2]
         return out
 
     def _reach(self) -> tuple[float, float]:
@@ -263,11 +263,15 @@ def misalign(
     moves[:, 2:] = shifts[moved.astype(np.int64)]
 
 
-def separate(labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Give every part of an object that touches its other parts by no face a label of its own, 1 to n."""
-    import cc3d
+def separate(labels: NDArray[np.int64], mask: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
+    """Give every part of an object that touches its other parts by no face a label of its own.
 
-    return cc3d.connected_components(labels, connectivity=6, out_dtype=np.uint32).astype(np.int64)  # type: ignore[no-any-return]
+    An object that touches what is unknown (``mask`` False) keeps its parts: that may join them.
+    """
+    from segflow.training.label_changes import as_ids, pieces_of
+
+    valid = None if mask is None or mask.all() else mask
+    return pieces_of(as_ids(labels), valid, connectivity=6).astype(np.int64)
 
 
 def resample(
