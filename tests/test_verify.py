@@ -114,6 +114,7 @@ def test_sharded_volumes_and_zarr_are_read(tmp_path, image, segflow):
     segflow("read-tif", "-f", tmp_path / "a.tif", "write-zarr", "-f", f"{tmp_path}/z", "--block-size", *BLOCK)
     said = segflow("verify", f"zarr://{tmp_path}/z")
     assert "32 readable, but without a checksum" in said.out
+    assert f"it is zarr: write zarr://file://{tmp_path}/z" in segflow("verify", tmp_path / "z", code=1).last
     block = next(p for p in (tmp_path / "z").rglob("*") if p.is_file() and "/c/" in str(p))
     block.write_bytes(block.read_bytes()[:-7])
     assert "truncated" in segflow("verify", f"zarr://{tmp_path}/z", code=1).out

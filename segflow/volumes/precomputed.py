@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from segflow.chunk import Chunk
     from segflow.geometry import Box
 
+OTHERS = {"zarr": ("zarr.json", ".zarray", ".zgroup"), "n5": ("attributes.json",)}  # by their files
+MAKE = "make one with write-precomputed or create-info"
+
 
 class PrecomputedVolume(BoundedVolume):
     """A precomputed volume at file://, s3://, gs:// or http(s)://.
@@ -46,9 +49,10 @@ class PrecomputedVolume(BoundedVolume):
             VolumeError: there is none, or it is no JSON.
         """
         if not self.exists or self._raw is None:
+            form = next((f for f, names in OTHERS.items() if any(map(self.store.get, names))), None)
             raise VolumeError(
                 f"there is no precomputed volume at {self.path} (no info file); "
-                "make one with write-precomputed or create-info"
+                + (f"it is {form}: write {form}://{self.path}" if form else MAKE)
             )
         return self._raw
 
