@@ -294,4 +294,7 @@ def test_credentials_are_not_told(bucket, segflow, monkeypatch):
     assert "SKTEST" not in said.err + said.out
     monkeypatch.delenv("AWS_ENDPOINT_URL")
     monkeypatch.delenv("AWS_DEFAULT_REGION")
-    assert "region" in segflow("queue", "my-queue", code=1).last
+    assert (
+        "(AWS_DEFAULT_REGION, aws configure); a queue in a folder is fq://my-queue"
+        in segflow("queue", "my-queue", code=1).last
+    )

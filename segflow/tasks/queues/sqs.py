@@ -199,10 +199,15 @@ class SqsQueue(Queue):
     @contextmanager
     def _telling(self) -> Iterator[None]:
         """Turn what boto3 says into one line."""
-        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, NoRegionError
 
         try:
             yield
+        except (NoCredentialsError, NoRegionError) as error:
+            raise QueueError(
+                f"the queue {self.address} cannot be used: AWS's region or credentials are not set "
+                f"(AWS_DEFAULT_REGION, aws configure); a queue in a folder is fq://{self.name}"
+            ) from error
         except (BotoCoreError, ClientError) as error:
             text = messages.line(error, 300)
             raise QueueError(f"the queue {self.address} cannot be used: {text}") from error
