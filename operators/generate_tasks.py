@@ -97,9 +97,9 @@ def _fill(address: str, tasks: Tasks, mip: int | None) -> None:
 @triple("--grid-size", default=None, aliases=("-g",), help="Number of boxes; default: to cover the region.")
 @triple("--stride", default=None, help="Voxels from box to box; default: --chunk-size less --overlap.")
 @triple("-o", "--overlap", default=None, help="Voxels that neighbours share; default: 0 0 0.")
-@triple(
-    "--aligned-block-size", default=None, aliases=("-a",), help="Grow the region to whole blocks, voxels."
-)
+@triple("--aligned-block-size", default=None, aliases=("-a",),
+        help="Grow the region to whole blocks, voxels; they are counted from the volume's first voxel.",
+        )  # fmt: skip
 @option("--respect-chunk-size/--respect-stop", default=True,
         help="Boxes at the end are whole, beyond the region; or end with it.")  # fmt: skip
 @option("--task-index-start", "index_start", aliases=("-i",), type=click.IntRange(0), default=0,

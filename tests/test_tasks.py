@@ -92,6 +92,13 @@ def test_tasks_of_a_volume(options, wanted):
     assert len(tasks) == len(wanted)
 
 
+def test_blocks_are_those_of_the_volume():
+    bounds = Box((7, 104, 200), (27, 360, 456))
+    tasks = make_tasks(bounds, roi_start=(9, 170, 201), roi_stop=(20, 171, 210), chunk_size=(20, 64, 64),
+                       aligned_block_size=(20, 64, 64))  # fmt: skip
+    assert [str(box) for _, box in tasks] == ["7-27_168-232_200-264"]
+
+
 def test_grid_without_a_region():
     tasks = make_tasks(chunk_size=(8, 8, 8), grid_size=(2, 1, 1), stride=(10, 0, 0), roi_start=(1, 2, 3))
     assert [str(box) for _, box in tasks] == ["1-9_2-10_3-11", "11-19_2-10_3-11"]

@@ -64,7 +64,7 @@ def make_tasks(
         grid_size: number of boxes along each axis; default: the fewest that cover the region.
         stride: voxels from box to box; default: ``chunk_size`` - ``overlap``.
         overlap: voxels that neighbours share; default: 0.
-        aligned_block_size: grow the region to whole blocks, counted from voxel 0.
+        aligned_block_size: grow the region to whole blocks, counted from ``bounds``, else from 0 0 0.
         respect_chunk_size: all boxes are of ``chunk_size``, else they end with the region.
         index_start: first box, of all in raster order.
         index_stop: the box after the last.
@@ -77,10 +77,12 @@ def make_tasks(
     ['0-20_0-64_0-64', '16-36_0-64_0-64']
     """
     region = region_from(bounds, roi_start, roi_stop, roi_size, bounding_box)
+    origin = bounds.start if bounds is not None else (0, 0, 0)
     if region is not None and aligned_block_size is not None:
-        region = region.snap(_positive("aligned block size", aligned_block_size))
+        region = region.snap(_positive("aligned block size", aligned_block_size), origin)
     grid = _grid(region, vec(roi_start or (0, 0, 0)), chunk_size, grid_size, stride, overlap)
-    for name, numbers in (("start", grid.start), ("chunk size", grid.size), ("stride", grid.stride)):
+    start = vec([a - o for a, o in zip(grid.start, origin)])
+    for name, numbers in (("start", start), ("chunk size", grid.size), ("stride", grid.stride)):
         if any(n % b for n, b in zip(numbers, aligned_block_size or (1, 1, 1))):
             raise UsageError(
                 f"the {name} {words(numbers)} is not whole blocks of {words(aligned_block_size or ())}"
