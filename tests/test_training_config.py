@@ -647,6 +647,7 @@ def right():
         (["solver.early_stop=3"], "solver.early_stop needs data.val_images"),
         (["system.workers=-1"], "system.workers is -1"),
         (["augment.flip.p=1.5"], "augment.flip.p is 1.5"),
+        (["output_path=s3://bucket/out"], "output_path is s3://bucket/out; give a folder of this machine"),
     ],
 )  # fmt: skip
 def test_contradictions_are_refused(words, part):

@@ -15,6 +15,9 @@ def check(config: Config, *, inference: bool = False) -> None:
         config: what ``load`` gave.
         inference: it is to predict, so no labels are needed.
     """
+    for name, folder in (("", config.output_path), ("inference.", config.inference.output_path)):
+        if "://" in folder:
+            raise UsageError(f"{name}output_path is {folder}; give a folder of this machine")
     if inference:
         if not (config.inference.images or config.data.images):
             raise UsageError("inference.images is empty; name the volumes to predict")

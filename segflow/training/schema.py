@@ -138,7 +138,7 @@ class Solver:
     clip: float = key(1.0, "largest global norm of the gradient; 0: any")
     ema: float = key(0.999, "decay of the averaged weights, which are validated and exported; 0: none")
     save_every: int = key(5000, "iterations from checkpoint to checkpoint")
-    validate_every: int = key(5000, "iterations from validation to validation; 0: never")
+    validate_every: int = key(5000, "iterations from validation to validation; 0: at the end only")
     keep_best: int = key(3, "best checkpoints that are kept beside the newest; 0: all are kept")
     best_by: str = key("voi", "score of validation: voi, are (adapted Rand error) or loss", SCORES)
     early_stop: int = key(0, "validations without a better score before the end; 0: never")
