@@ -310,7 +310,7 @@ def test_sigterm_writes_a_checkpoint_and_the_curve_goes_on(config: Config, tmp_p
 
 
 def test_the_best_are_kept_and_training_ends_early(
-    config: Config, crop: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+    config: Config, crop: tuple[str, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     config.data.val_images, config.data.val_labels = [crop[0]], [crop[1]]
     config.data.val_boxes = ["0-8_0-40_0-40"]
@@ -330,6 +330,7 @@ def test_the_best_are_kept_and_training_ends_early(
     assert real["voi"] > 0
     assert 0 <= real["are"] <= 1
     assert files.iterations_in(Path(config.output_path)) == [2, 4]
+    assert "2 validations without a better voi: it ends early" in caplog.text
     assert (Path(config.output_path) / "model_best.pt").is_file()
 
 

@@ -85,6 +85,8 @@ class Loop(Training):
                     self.step(loader)
                     tick(1)
                     if self.after(stop):
+                        log.info("%d validations without a better %s: it ends early", solver.early_stop,
+                                 solver.best_by)  # fmt: skip
                         break
             return self.finish()
         finally:
