@@ -70,13 +70,14 @@ def queue(address):
     return open_queue(address, create=True)
 
 
-def test_a_task_that_kills_its_workers_is_dead_at_last(queue, monkeypatch):
+def test_a_task_that_kills_its_workers_is_dead_at_last(queue, monkeypatch, caplog):
     monkeypatch.setattr(folder, "LOST", 1)
     monkeypatch.setattr(sqs, "LOST", 1)
     queue.send([message(BOXES[0])])
     assert queue.lease(1) is not None
     time.sleep(2.1)
     assert queue.lease(1) is None
+    assert f"a message of {queue.address} is dead" in caplog.text
     ((found, error),) = queue.dead()
     assert found == message(BOXES[0])
     assert "out of memory" in error

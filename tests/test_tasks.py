@@ -180,6 +180,12 @@ def test_tasks_know_their_place():
     assert run_chain(*words("--mip 1 generate-tasks -m 2 -c 8 8 8 -g 1 1 1")).mip == 2
 
 
+def test_the_closing_lines_are_few(segflow, tmp_path):
+    said = segflow(*words(f"generate-tasks -c 1 4 4 -g 14 1 1 create-chunk write-npy -f {tmp_path}/out/")).err
+    assert said.count("wrote") == 10
+    assert "and 4 more" in said
+
+
 def test_disbatch_takes_one_task(monkeypatch, segflow):
     monkeypatch.setenv("DISBATCH_REPEAT_INDEX", "2")
     assert boxes("generate-tasks -c 8 8 8 -g 3 1 1 --disbatch") == ["16-24_0-8_0-8"]

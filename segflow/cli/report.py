@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("segflow")
 
+SHOWN = 10  # files or volumes of the closing lines
+
 
 def explain(error: BaseException, debug: bool = False) -> str:
     """Give the one line for an error; an unforeseen one names the file that holds its traceback."""
@@ -82,12 +84,14 @@ def show_plan(rows: Iterable[tuple[Any, Any, list[Spec]]], chain: Chain) -> str:
 def closing(run: Run, began: float) -> None:
     """Log what was written, how fast, on which device, and how to look at it."""
     seconds = time.monotonic() - began
-    for path, view in run.written.items():
+    for path, view in list(run.written.items())[:SHOWN]:
         voxels = run.voxels.get(path, 0) / 1e6
         speed = f" ({voxels:.2f} Mvoxel, {voxels / seconds:.2f} Mvoxel/s)" if voxels else ""
         log.info("wrote %s%s", path, speed)
         if view:
             log.info("  view it: %s", view)
+    if len(run.written) > SHOWN:
+        log.info("and %d more", len(run.written) - SHOWN)
     if run.passed:
         log.info("%d task%s passed over; --verbose tells why", run.passed, "s" * (run.passed != 1))
     device = f" on {run.device}" if run.device else ""

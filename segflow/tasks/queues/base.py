@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from segflow.tasks.queues.messages import Message
+
+log = logging.getLogger("segflow")
 
 LONGEST_WAIT = 10.0  # seconds
 LOST = 10  # so many leases that end without a word make a task dead: it kills its workers
@@ -88,6 +91,10 @@ class Queue(ABC):
 
     address: str
     failures: int  # so many make a task dead
+
+    def tell_dead(self, error: str) -> None:
+        """Say that a message went to the dead-letter place without being run."""
+        log.warning("a message of %s is dead: %s", self.address, error)
 
     @abstractmethod
     def send(self, messages: Iterable[Message]) -> int:

@@ -161,11 +161,13 @@ class FolderQueue(Queue):
         errors, lost = self._record(held.ident)
         if lost >= LOST:
             held.bury(VANISHED)
+            self.tell_dead(VANISHED)
             return None
         try:
             held.message = messages.read(held.path.read_bytes())
         except QueueError as error:
             held.bury(str(error))
+            self.tell_dead(str(error))
             return None
         held.tries = len(errors) + lost + 1
         return held

@@ -72,6 +72,7 @@ class SqsQueue(Queue):
                 held.message = messages.read(found[0]["Body"])
             except QueueError as error:
                 held.bury(str(error))
+                self.tell_dead(str(error))
                 continue
             return held
 
