@@ -88,6 +88,15 @@ def test_black_borders_change_nothing(margin):
     assert grey.of_array(np.zeros_like(image)) is None
 
 
+def test_small_chunks_of_the_training_s_volume_fit_too(ac4):
+    training = grey.of_array(ac4)
+    chunks = [ac4[:, y : y + 128, x : x + 128] for y in range(0, 385, 32) for x in range(0, 385, 32)]
+    told = [grey.of_array(chunk) for chunk in chunks]
+    assert max(grey.distance(found, training) for found in told) > grey.LIMIT
+    assert [grey.warn(found, training) for found in told] == [None] * len(told)
+    assert all(grey.warn(grey.of_array(chunk // 2), training) for chunk in chunks)
+
+
 def test_a_masked_volume_fits(ac4, trained):
     masked = ac4.copy()
     masked[:, :, :300] = 0

@@ -127,10 +127,11 @@ def fits(chunk: Chunk, training: Training) -> Facts:
     if have is not None and want is not None:
         voxel = all(1 / TOLERANCE <= a / b <= TOLERANCE for a, b in zip(have, want))
     mine = grey.of_array(chunk.array)
-    levels: Facts = {"fit": None, "distance": None, "limit": grey.LIMIT, "inverted": None}
+    limit = grey.limit(mine or {})
+    levels: Facts = {"fit": None, "distance": None, "limit": limit, "inverted": None}
     if mine is not None and training.levels is not None:
         off, turned = grey.distance(mine, training.levels), grey.inverted(mine, training.levels)
-        levels |= {"fit": off <= grey.LIMIT and not turned, "distance": off, "inverted": turned}
+        levels |= {"fit": off <= limit and not turned, "distance": off, "inverted": turned}
     sizes = {"image": have and list(have), "training": want and list(want)}
     return {"voxel_size": {"fit": voxel, **sizes}, "grey_levels": levels}
 

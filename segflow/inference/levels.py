@@ -32,6 +32,8 @@ WINDOW = 512  # of each a window of this side
 STEP = 4  # of which each fourth row and column counts for the histogram
 FULL = 64  # at least so many voxels must not be 0
 LIMIT = 0.06  # a larger distance is told; of 34 of AC4's sections one is further from all others
+FEW = 256**2  # sections of fewer voxels may show one soma or vessel: of AC4, 3 to 10 % are further away
+FEW_LIMIT = 0.09  # and this limit is theirs; half as bright is 0.1 to 0.2 there
 RADIUS = 4  # of the neighbourhood, voxels
 SKEW = 0.1  # signs of less than this mean nothing
 GOLDEN = 0.6180339887  # windows of successive sections are spread by it
@@ -86,9 +88,11 @@ def describe(read: Read, boxes: Sequence[Box]) -> Levels | None:
 
 
 def of_array(array: NDArray[Any]) -> Levels | None:
-    """Describe an array (zyx, or the first channel of czyx)."""
+    """Describe an array (zyx, or the first channel of czyx); ``few``: its sections show less than FEW."""
     volume = array if array.ndim == 3 else array[0]
-    return describe(lambda box: volume[box.slices()], windows(volume.shape))
+    found = describe(lambda box: volume[box.slices()], windows(volume.shape))
+    few = np.count_nonzero(volume) < FEW * len(volume)
+    return {**found, "few": True} if found and few else found
 
 
 def detail_skew(plane: NDArray[np.float32]) -> float:
@@ -131,6 +135,15 @@ def distance(image: Levels, training: Levels) -> float:
     return float(np.median(nearest))
 
 
+def limit(image: Levels) -> float:
+    """Give the distance up to which an image fits.
+
+    >>> limit({"few": True}), limit({})
+    (0.09, 0.06)
+    """
+    return FEW_LIMIT if image.get("few") else LIMIT
+
+
 def inverted(image: Levels, training: Levels) -> bool:
     """Whether thin structures are bright in the one and dark in the other."""
     a, b = image["skew"], training["skew"]
@@ -153,12 +166,12 @@ def warn(image: Levels | None, training: Levels | None) -> str | None:
             f"the image looks inverted: its membranes are {bright}, and the network was trained on the "
             "opposite; invert it"
         )
-    elif off > LIMIT:
+    elif off > limit(image):
         (a, b), (c, d) = ((t[0], t[-1]) for t in (typical(image), typical(training)))
         said = (
             f"the grey levels of the image do not fit: 3 to 97 % of it lie in {a:.2f} to {b:.2f}, and of the "
-            f"network's training in {c:.2f} to {d:.2f} (distance {off:.2f}, limit {LIMIT:g}); expect a poor "
-            "answer, or give --adapt"
+            f"network's training in {c:.2f} to {d:.2f} (distance {off:.2f}, limit {limit(image):g}); expect "
+            "a poor answer, or give --adapt"
         )
     if said:
         log.warning("%s", said)
