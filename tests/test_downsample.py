@@ -368,3 +368,18 @@ def test_downsample_upload(segflow, tmp_path, data):
     assert (
         "nothing to write" in segflow(*read, "downsample-upload", "-v", other, "-s", 3, "-p", 3, code=2).last
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "option"), [(["downsample-upload", "-s", 2, "-p", 4], "--chunk-mip 1"), (["save"], "--mip 1")]
+)
+def test_a_chunk_of_another_mip_is_refused(words, option, tmp_path, labels, segflow):
+    """It would be written as if it were of the task's mip, over what is there."""
+    volume = make(tmp_path / "v", Chunk(labels[:32, :64, :64], voxel_size=(40, 16, 16)), mips=4)
+    build_pyramid(volume)
+    before = [volume.read(mip=mip).array for mip in range(4)]
+    line = ["read-precomputed", "-v", volume.path, "-m", 1, *words, "-v", volume.path]
+    assert option in segflow(*line, code=1).last
+    for mip in range(4):
+        np.testing.assert_array_equal(volume.read(mip=mip).array, before[mip])
+    segflow(*line, *option.split())

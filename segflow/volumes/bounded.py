@@ -108,12 +108,13 @@ class BoundedVolume:
 
         Raises:
             BoxError: the chunk is wholly outside, or not aligned in a bucket.
-            ChunkError: channels or dtype do not fit.
+            ChunkError: channels or dtype do not fit, or it was read at another mip of this volume.
             VolumeError: no such volume or mip, or it cannot be written.
         """
         from segflow.volumes.convert import to_dtype
 
         info = self.info(mip)
+        self.check_mip(chunk, mip)
         inside = self.inside(chunk.bbox, info)
         if chunk.channels != info.channels:
             raise ChunkError(
@@ -131,6 +132,15 @@ class BoundedVolume:
         voxels = self._voxels(info)
         self._expect(voxels, info, inside, array)
         voxels.write(array, inside)
+
+    def check_mip(self, chunk: Chunk, mip: int, option: str = "--mip") -> None:
+        """Raise ChunkError where a chunk that was read here at another mip is taken for one of ``mip``."""
+        known = chunk.source.get("mip", mip)
+        if chunk.source.get("path") == self.path and known != mip:
+            raise ChunkError(
+                f"the chunk was read at mip {known} of {self.path} and is taken for mip {mip}; give "
+                f"{option} {known}"
+            )
 
     def _expect(self, voxels: Any, info: VolumeInfo, box: Box, array: Any) -> None:
         """Note what is about to be written, where a format keeps that."""

@@ -123,6 +123,7 @@ def write_pyramid(
         UsageError: there is nothing between the two mips.
         BoxError: the chunk's box does not divide, and the volume does not hold the chunk at ``mip``;
             only from there its windows are completed, with what the neighbours wrote.
+        ChunkError: the chunk was read at another mip of the volume.
     """
     first = mip + 1 if start_mip is None else start_mip
     if not mip <= first < stop_mip:
@@ -132,6 +133,7 @@ def write_pyramid(
     from segflow.image.downsample import downsample_chunk
 
     step = vec(factor or (1, 2, 2))
+    volume.check_mip(chunk, mip, "--chunk-mip")
     chunk = chunk.cutout(volume.inside(chunk.bbox, volume.info(mip)))
     by = _windows(volume, mip, stop_mip - 1, step)
     whole = chunk.bbox.snap(by).intersect(volume.info(mip).bounds)
