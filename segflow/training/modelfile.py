@@ -266,6 +266,11 @@ def _read(path: str | Path) -> dict[str, Any]:
         raise ModelError(f"{path} is broken or truncated; copy or export it again") from error
     if not isinstance(found, dict) or FORMAT not in found:
         hint = "weights alone go to --convnet-weight-path, with a Python file of their network"
+        if isinstance(found, dict) and "config" in found:
+            hint = (
+                "it is a checkpoint: give the model.pt that ends its training, or make one of it by "
+                "segflow select-checkpoint --output, or run it by segflow train --inference"
+            )
         raise ModelError(f"{path} is no model file of segflow train; {hint}")
     if found[FORMAT] != VERSION or not isinstance(found.get("weights"), dict):
         raise ModelError(f"{path} is a model file of version {found[FORMAT]}; this segflow reads {VERSION}")
