@@ -144,10 +144,10 @@ def generate_tasks(
     )  # fmt: skip
     if file_path:
         state.run.wrote(write_boxes(file_path, (box for _, box in tasks), len(tasks)))
-        return
     if queue_name is not None:
         known = volume is not None or mip is not None or level > 0
         _fill(queue_name, tasks, level if known else None)
+    if file_path or queue_name is not None:
         return
     for index, box in tasks:
         yield state.child(bbox=box, index=index, count=len(tasks.grid), mip=level)

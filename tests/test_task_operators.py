@@ -15,6 +15,7 @@ from segflow.errors import UsageError, VolumeError
 from segflow.geometry import Box, blocks
 from segflow.image.downsample import downsample, downsample_chunk
 from segflow.tasks.boxfile import chosen, read_boxes, write_boxes
+from segflow.tasks.queues import open_queue
 from segflow.volumes import open_volume
 from segflow.volumes.create import thumbnail_of
 from segflow.volumes.presence import missing_blocks
@@ -46,7 +47,9 @@ FOUR = "generate-tasks -c 4 8 8 -g 4 1 1"
 
 def test_boxes_go_through_a_file(tmp_path, segflow):
     wanted = boxes(FOUR)
-    segflow(*words(f"{FOUR} --file-path {tmp_path}/t create-chunk write-npy -f {tmp_path}/no/"))
+    queue = f"fq://{tmp_path}/queue"
+    segflow(*words(f"{FOUR} --file-path {tmp_path}/t -q {queue} create-chunk write-npy -f {tmp_path}/no/"))
+    assert {told["bbox"] for told in open_queue(queue).peek(9)} == set(wanted)
     assert not (tmp_path / "no").exists()
     rows = np.load(tmp_path / "t.npy")
     assert rows.dtype == np.int64

@@ -104,7 +104,8 @@ class Held:
                 if failed is False:
                     self.leased.done()
                 elif self.leased.release(None if failed is None else text_of(self.error)):
-                    log.error("task %s failed %d times and is dead", self.label, self.keeper.queue.failures)
+                    count = self.keeper.queue.failures
+                    log.error("task %s failed %d time%s and is dead", self.label, count, "s" * (count != 1))
             except QueueError as error:
                 log.warning("%s; the task will be done again", error)
 
