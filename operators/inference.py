@@ -76,8 +76,6 @@ def plan(plan: Plan, options: dict[str, Any]) -> Spec:
     _check_adapt(options)
     if options["augment_mode"] != "mean" and not options["augment"]:
         raise UsageError(f"--augment-mode {options['augment_mode']} does nothing without --augment; add that")
-    if options["bump"] == "zung":
-        raise UsageError("--bump zung is not built; choose wu, gaussian or flat")
     model, weights = _files(options)
     if not any(path and plan.made(path) for path in (model, weights)):
         check_files(options["framework"], model, weights)
@@ -227,7 +225,7 @@ def prepare(**options: Any) -> Backend | None:
         default="pytorch", help="What runs the network.")  # fmt: skip
 @option("-b", "--batch-size", type=NumbersOrWord(1, "auto"), default=1,
         help="Patches at once; auto halves it when memory runs out.")  # fmt: skip
-@option("--bump", type=click.Choice(["wu", "gaussian", "flat", "zung"]), default="wu",
+@option("--bump", type=click.Choice(["wu", "gaussian", "flat"]), default="wu",
         help="Weights of a patch's voxels where patches overlap.")  # fmt: skip
 @option("--mask-output-chunk/--no-mask-output-chunk", default=False,
         help="Keep the chunk's border, where fewer patches meet.")  # fmt: skip

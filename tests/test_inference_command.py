@@ -63,7 +63,7 @@ def test_without_a_mask_the_overlap_is_cut(segflow, tmp_path, data):
         (["--patch-size", 8, 32, 32, "--patch-num", 1, 2, 3], "1x2x3"),
         (["--patch-size", 8, 32, 32, "--num-input-channels", 2], "--num-input-channels"),
         (["--augment", "--augment-mode", "median"], "--augment-mode"),
-        (["--bump", "zung"], "wu, gaussian or flat"),
+        (["--bump", "zung"], "'wu', 'gaussian', 'flat'"),
         (["--dtype", "float8"], "float8"),
         (["--patch-size", "auto", "--patch-num", 1, 1, 1], "--patch-num"),
         (["--convnet-model", "x.py", "--model", "affinity-snemi3d", "-f", "pytorch"], "not both"),

@@ -648,7 +648,8 @@ def test_inference_flag_writes_affinities_as_pytc(
     with h5py.File(Path(config.output_path) / "again.h5") as file:
         np.testing.assert_array_equal(from_model, file["vol0"][:])
     assert from_model.shape == (3, 20, 64, 64)
-    said = segflow("read-tif", "-f", crop[0], "inference", "-m", saved, "--pad", "reflect", code=1).last
+    given = ["-m", saved, "-s", 8, 32, 32, "-v", 2, 8, 8, "--mask-output-chunk"]
+    said = segflow("read-tif", "-f", crop[0], "inference", *given, code=1).last
     assert "it is a checkpoint: give the model.pt" in said
     model = Path(config.output_path) / "model.pt"
     segflow("read-tif", "-f", crop[0], "inference", "-f", "pytorch", "--convnet-model", model, "--patch-size",
