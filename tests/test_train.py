@@ -27,9 +27,10 @@ from PIL import Image
 from segflow.errors import Interrupted, ModelError, UsageError, VolumeError
 from segflow.training import checkpoint as files
 from segflow.training import config as configuration
-from segflow.training import loop
+from segflow.training import fabric, loop
 from segflow.training.data import Crops, accepted, batches, stream
 from segflow.training.loop import fit
+from segflow.training.plan import report
 from segflow.training.schedules import Plateau, learning_rate
 from segflow.training.schema import Config, Solver
 from segflow.training.sources import Source, find_volumes, load_volumes
@@ -661,6 +662,17 @@ def test_inference_flag_writes_affinities_as_pytc(
     segflow(*words, "--inference", "inference.augment=true", "inference.output_name=turned.h5")
     with h5py.File(Path(config.output_path) / "turned.h5") as file:
         assert abs(file["vol0"][:].astype(int) - from_model).max() > 0
+
+
+def test_memory_that_runs_out_and_crops_that_do_not_fit_a_network_are_said_in_a_line(config: Config) -> None:
+    said = "out of memory with 1 crops of 8x32x32 at once; give a smaller"
+    with pytest.raises(ModelError, match=said), fabric.passes(config):
+        torch.empty(1 << 45)
+    config.model.name, config.model.options = "monai:SwinUNETR", {"feature_size": 12}
+    config.model.patch_size = [16, 32, 32]
+    for job in (report, fit):
+        with pytest.raises(ModelError, match="SwinUNETR fails on crops of 16x32x32: .*model.patch_size"):
+            job(config)
 
 
 def test_an_error_in_a_worker_ends_the_run(config: Config) -> None:

@@ -137,7 +137,7 @@ def _seconds(chunk: Chunk, backend: Answer, placed: Layout) -> float:
         float(answer.max())  # waits for a GPU
         return (time.perf_counter() - began) * len(placed)
     except Exception as error:
-        if _out_of_memory(error):
+        if out_of_memory(error):
             return float("inf")
         raise ModelError(f"the network failed: {_line(error)}") from error
 
@@ -238,7 +238,7 @@ class Run:
             raise
         except Exception as error:
             patch = "x".join(str(n) for n in self.placed.patch.size)
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise ModelError(f"the network failed on a patch of {patch}: {_line(error)}") from error
             if len(batch) == 1:
                 said = f"out of memory on a patch of {patch}; give a smaller --patch-size"
@@ -347,7 +347,8 @@ def as_chunk(chunk: Chunk, array: NDArray[Any], box: Box, backend: Any, probabil
     return Chunk(values, box.start, chunk.voxel_size, kind, offsets, chunk.source)
 
 
-def _out_of_memory(error: Exception) -> bool:
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error of torch is that memory ran out, of a GPU or of the host."""
     text = str(error).lower()
     return (
         isinstance(error, MemoryError)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from segflow.errors import UsageError
+from segflow.errors import ModelError, SegflowError, UsageError
 from segflow.training.schema import Config
 
 if TYPE_CHECKING:
@@ -102,6 +102,30 @@ def stop_signals() -> Iterator[Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def passes(config: Config) -> Iterator[None]:
+    """Say in a line what ends a pass: memory that ran out, or a crop that a network of MONAI cannot take."""
+    try:
+        yield
+    except SegflowError:
+        raise
+    except (RuntimeError, ValueError) as error:
+        from segflow.inference.engine import out_of_memory
+
+        model, crop = config.model, "x".join(map(str, config.model.patch_size))
+        if out_of_memory(error):
+            raise ModelError(
+                f"out of memory with {config.solver.batch} crops of {crop} at once; give a smaller "
+                "solver.batch (a larger solver.accumulate makes up for it) or model.patch_size"
+            ) from error
+        if model.name.startswith("monai:"):
+            said = str(error).strip().split("\n")[0]
+            raise ModelError(
+                f"{model.name} fails on crops of {crop}: {said}; change model.patch_size or model.options"
+            ) from error
+        raise
 
 
 def random_state() -> dict[str, Any]:

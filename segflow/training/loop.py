@@ -17,7 +17,7 @@ from segflow.training import checkpoint as files
 from segflow.training.config import as_dict
 from segflow.training.data import Crops, batches, end
 from segflow.training.export import export
-from segflow.training.fabric import Stop, make_fabric, random_state, stop_signals
+from segflow.training.fabric import Stop, make_fabric, passes, random_state, stop_signals
 from segflow.training.monitor import Clock
 from segflow.training.schedules import learning_rate
 from segflow.training.sources import find_volumes
@@ -103,7 +103,8 @@ class Loop(Training):
         for turn in range(solver.accumulate):
             image, target, known = self.next(loader)
             held = self.world > 1 and turn < solver.accumulate - 1
-            with self.fabric.no_backward_sync(self.net) if held else nullcontext():
+            sync = self.fabric.no_backward_sync(self.net) if held else nullcontext()
+            with passes(self.config), sync:
                 logits = self.net(image)
                 loss, terms = self.loss(logits.float(), target, known)
                 self.fabric.backward(loss / solver.accumulate)

@@ -9,6 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from segflow.training.config import to_yaml
 from segflow.training.data import layout_of
+from segflow.training.fabric import passes
 from segflow.training.networks import build
 from segflow.training.sources import Volume, find_volumes, voxel_size_of
 
@@ -59,7 +60,8 @@ def _memory(config: Config, volumes: list[Volume]) -> list[str]:
     weights = sum(p.numel() for p in net.parameters())
     copies = 3 + (config.solver.optimizer != "sgd") + bool(config.solver.ema)  # weights, gradients, states
     batch = config.solver.batch
-    answers = activations(net, (batch, 1, *config.model.patch_size))
+    with passes(config):
+        answers = activations(net, (batch, 1, *config.model.patch_size))
     if config.system.precision == "bf16":
         answers //= 2
     data = sum(s.nbytes for volume in volumes for s in volume.sources)
