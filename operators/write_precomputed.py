@@ -123,4 +123,5 @@ def write_precomputed(
 
         box = state.bbox or chunk.bbox
         target.put_json(f"log/{box}.json", log_dict(state) | {"bbox": str(box)})
-    state.run.wrote(target.path, chunk.bbox.voxels, view_line(target))
+    inside = target.inside(chunk.bbox, target.info(level))
+    state.run.wrote(target.path, inside.voxels, view_line(target))

@@ -622,6 +622,8 @@ def test_several_tasks_fill_one_volume(segflow, read, tmp_path, image):
     tasks = ["generate-tasks", "-v", source, "--chunk-size", 20, 200, 300]
     segflow(*tasks, "read-precomputed", "-v", source, "write-precomputed", "-v", copy)
     np.testing.assert_array_equal(by_tensorstore(copy)[0], image)
+    said = segflow(*tasks, "read-precomputed", "-v", source, "write-precomputed", "-v", copy).err
+    assert f"({image.size / 1e6:.2f} Mvoxel," in said  # not what lies beyond the volume
 
 
 def test_skip_to_writes_zeros_of_the_volume(tmp_path):
