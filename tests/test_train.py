@@ -618,6 +618,8 @@ def test_command_shows_plans_and_refuses(segflow: Callable[..., Any], yaml: Path
     shown = segflow("train", "--config-file", yaml, "--dry-run", "solver.batch=3").out
     assert "batch: 3" in shown
     assert "20x64x64 voxels" in shown
+    words = ("DATASET.REJECT_SAMPLING.SIZE_THRES", "-1", "augment.blank_section.value", "-0.5")
+    assert "value: -0.5" in segflow("train", "--config-file", yaml, *words, "--print-config").out
     assert "memory of the device: about" in shown
     assert "solver:" in segflow("train", "--print-config").out
     assert not Path(config.output_path).exists()

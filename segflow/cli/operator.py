@@ -8,6 +8,7 @@ of a chunk, and the engine passes the chunk.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -15,6 +16,8 @@ from typing import Any, TypeVar
 import click
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+OVERRIDES = "[KEY=VALUE]..."  # metavar of the argument of commands that set keys
 
 SECTIONS = (
     "Sources",
@@ -206,6 +209,14 @@ class ChainCommand(click.Command):
     """A click command made from a declared function."""
 
     operator: Operator
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read also ``KEY -1`` where keys are set: click would take the number for an option."""
+        if any(p.metavar == OVERRIDES for p in self.params if isinstance(p, click.Argument)):
+            for i in range(len(args) - 1, 0, -1):
+                if re.match(r"-\.?\d", args[i]) and re.fullmatch(r"\w+(\.\w+)+", args[i - 1]):
+                    args[i - 1 : i + 1] = [f"{args[i - 1]}={args[i]}"]
+        return super().parse_args(ctx, args)
 
     def get_help_option(self, ctx: click.Context) -> click.Option | None:
         found = super().get_help_option(ctx)
