@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -75,7 +76,8 @@ def plan(plan: Plan, options: dict[str, Any]) -> Spec:
 
     _check_adapt(options)
     if options["augment_mode"] != "mean" and not options["augment"]:
-        raise UsageError(f"--augment-mode {options['augment_mode']} does nothing without --augment; add that")
+        mode = options["augment_mode"]
+        logging.getLogger("segflow").warning("--augment-mode %s does nothing without --augment", mode)
     model, weights = _files(options)
     if not any(path and plan.made(path) for path in (model, weights)):
         check_files(options["framework"], model, weights)
