@@ -27,7 +27,7 @@ from PIL import Image
 from segflow.errors import Interrupted, ModelError, UsageError, VolumeError
 from segflow.training import checkpoint as files
 from segflow.training import config as configuration
-from segflow.training import fabric, loop
+from segflow.training import fabric, loop, validation
 from segflow.training.data import Crops, accepted, batches, stream
 from segflow.training.loop import fit
 from segflow.training.plan import report
@@ -308,6 +308,30 @@ def test_sigterm_writes_a_checkpoint_and_the_curve_goes_on(config: Config, tmp_p
     assert curve == losses(config.output_path)
     whole = files.load(files.path_of(Path(config.output_path), at + 7))
     assert same(end, {**whole, "config": end["config"]})
+
+
+@pytest.mark.parametrize("while_at", ["losses", "segmentation"])
+def test_a_signal_cuts_a_validation_short(
+    config: Config, crop: tuple[str, str], monkeypatch: pytest.MonkeyPatch, while_at: str
+) -> None:
+    config.data.val_images, config.data.val_labels = [crop[0]], [crop[1]]
+    config.data.val_boxes, config.solver.validate_every = ["0-8_0-40_0-40"], 2
+    config.solver.save_every = 1000
+    where = validation.Validation if while_at == "losses" else validation.Answers
+    name = "_losses" if while_at == "losses" else "__call__"
+    plain = getattr(where, name)
+
+    def stopped(self: Any, *arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return plain(self, *arguments)
+
+    monkeypatch.setattr(where, name, stopped)
+    with pytest.raises(Interrupted, match="SIGTERM at iteration 2"):
+        fit(config)
+    assert files.iterations_in(Path(config.output_path)) == [2]
+    assert files.load(files.path_of(Path(config.output_path), 2))["scores"] == []
+    monkeypatch.setattr(where, name, plain)
+    assert fit(config, resume=True).exists()
 
 
 def test_the_best_are_kept_and_training_ends_early(

@@ -22,7 +22,7 @@ from segflow.training.monitor import Clock
 from segflow.training.schedules import learning_rate
 from segflow.training.sources import find_volumes
 from segflow.training.trainer import Training
-from segflow.training.validation import shared
+from segflow.training.validation import Cut, shared
 
 if TYPE_CHECKING:
     from segflow.training.schema import Config
@@ -147,7 +147,7 @@ class Loop(Training):
             self.monitor.pictures(now, image, target, logits.float().sigmoid())
         if logs:
             self.tell()
-        good = validates and self.score(self.validate)
+        good = validates and self.score(self.validate, stop)
         if saves or good:
             self.save()
         return bool(solver.early_stop and self.stale >= solver.early_stop)
@@ -218,12 +218,21 @@ class Loop(Training):
             self.iteration, self.config.solver.iterations, loss, values["lr"], values["seconds"], 100 * wait,
         )  # fmt: skip
 
-    def score(self, validate: Any) -> bool:
-        """Validate; give whether the score is among the best."""
+    def score(self, validate: Any, stop: Stop) -> bool:
+        """Validate; give whether the score is among the best.
+
+        Raises:
+            Interrupted: a signal came meanwhile.
+        """
         solver = self.config.solver
         net = self.plain if self.average is None else self.average.net
-        with self.clock.stopped():
-            found = validate(net, self.loss, self.device, self.fabric.autocast)
+        try:
+            with self.clock.stopped():
+                found = validate(net, self.loss, self.device, self.fabric.autocast, stop)
+        except Cut:
+            log.info("the validation at iteration %d is cut short, and left out", self.iteration)
+            self.agree(stop)
+            raise
         score = found[solver.best_by]
         better = not self.scores or score < self.scores[0][0]
         self.stale = 0 if better else self.stale + 1

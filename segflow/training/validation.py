@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segflow.chunk import DEFAULT_OFFSETS, Chunk
-from segflow.errors import UsageError
+from segflow.errors import Interrupted, UsageError
 from segflow.geometry import starts
 from segflow.inference.engine import infer
 from segflow.inference.patches import Patch
@@ -43,16 +43,23 @@ def nearest_channels(config: Config, layout: list[tuple[str, int]]) -> list[int]
     return None
 
 
+class Cut(Interrupted):
+    """A validation was cut short: the training shall end."""
+
+
 class Answers:
-    """A network as ``infer`` calls it: sigmoid of some channels of its logits."""
+    """A network as ``infer`` calls it: sigmoid of some channels of its logits; ends once ``stop`` is set."""
 
     def __init__(
-        self, net: nn.Module, channels: list[int], device: torch.device, context: Context, offsets: Any
-    ) -> None:
+        self, net: nn.Module, channels: list[int], device: torch.device, context: Context, offsets: Any,
+        stop: Any = False,
+    ) -> None:  # fmt: skip
         self.net, self.channels, self.device, self.context = net, channels, device, context
-        self.offsets = offsets
+        self.offsets, self.stop = offsets, stop
 
     def __call__(self, batch: NDArray[np.float32]) -> Any:
+        if self.stop:
+            raise Cut
         with torch.inference_mode(), self.context():
             logits = self.net(torch.from_numpy(batch).to(self.device))
         found = logits[:, self.channels].float().sigmoid()
@@ -74,8 +81,12 @@ class Validation:
                 "nearest x, y and z neighbours; use solver.best_by=loss"
             )
 
-    def __call__(self, net: nn.Module, loss: Any, device: torch.device, context: Context) -> dict[str, float]:
+    def __call__(
+        self, net: nn.Module, loss: Any, device: torch.device, context: Context, stop: Any = False
+    ) -> dict[str, float]:
         """Give ``loss`` and, unless solver.best_by is loss, ``voi``, ``are`` and ``threshold``.
+
+        Raises Cut on all ranks where ``stop`` becomes true on one of them meanwhile.
 
         VOI (bits, split + merge) and adapted Rand error are those of the exact agglomeration at the
         threshold where the score in solver.best_by is least; volumes count by their voxels.
@@ -83,8 +94,8 @@ class Validation:
         was = net.training
         net.eval()
         try:
-            losses = self._losses(net, loss, device, context)
-            tables = self._tables(net, device, context)
+            losses = self._all(self._losses(net, loss, device, context, stop))
+            tables = self._all(self._tables(net, device, context, stop))
         finally:
             net.train(was)
         scores = {"loss": float(np.mean(losses)) if losses else float("nan")}
@@ -96,14 +107,28 @@ class Validation:
         return {**scores, "voi": float(mean[best, 0]), "are": float(mean[best, 1]),
                 "threshold": THRESHOLDS[best]}  # fmt: skip
 
-    def _losses(self, net: nn.Module, loss: Any, device: torch.device, context: Context) -> list[float]:
-        mine: list[float] = []
+    def _all(self, mine: Iterator[Any]) -> list[Any]:
+        """Give what all ranks found; raise Cut if one of them was stopped."""
+        found: list[Any] | None
+        try:
+            found = list(mine)
+        except Cut:
+            found = None
+        parts = shared(found, self.world)
+        if None in parts:
+            raise Cut
+        return [x for part in parts for x in part]
+
+    def _losses(
+        self, net: nn.Module, loss: Any, device: torch.device, context: Context, stop: Any
+    ) -> Iterator[float]:
         for image, target, known in itertools.islice(self._crops(), self.rank, None, self.world):
+            if stop:
+                raise Cut
             tensors: list[Tensor] = [t[None].to(device) for t in (image, target, known)]
             with torch.inference_mode(), context():
                 logits = net(tensors[0])
-            mine.append(float(loss(logits.float(), *tensors[1:])[0]))
-        return [x for part in shared(mine, self.world) for x in part]
+            yield float(loss(logits.float(), *tensors[1:])[0])
 
     def _crops(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Give crops spread evenly over the volumes, the same each time; none where nothing is known."""
@@ -121,13 +146,14 @@ class Validation:
             if known.any():
                 yield as_sample(self.config, as_image(volume.image.read(place, patch)), labels, known)
 
-    def _tables(self, net: nn.Module, device: torch.device, context: Context) -> list[tuple[int, Any]]:
+    def _tables(
+        self, net: nn.Module, device: torch.device, context: Context, stop: Any
+    ) -> Iterator[tuple[int, NDArray[np.float64]]]:
         """Give for each volume its voxels and an array (threshold, voi | are)."""
-        if not self.segments or self.channels is None:
-            return []
-        answers = Answers(net, self.channels, device, context, DEFAULT_OFFSETS)
-        mine = [self._table(v, answers) for v in self.volumes[self.rank :: self.world]]
-        return [x for part in shared(mine, self.world) for x in part]
+        if self.segments and self.channels is not None:
+            answers = Answers(net, self.channels, device, context, DEFAULT_OFFSETS, stop)
+            for volume in self.volumes[self.rank :: self.world]:
+                yield self._table(volume, answers)
 
     def _table(self, volume: Volume, answers: Answers) -> tuple[int, NDArray[np.float64]]:
         image, truth = whole(volume)
