@@ -1,7 +1,8 @@
 """Workers under faults: killed, frozen servers, tasks handed out twice, full disks. The output is the same.
 
 moto keeps queues in memory only, so a restart of it loses every task, which SQS never does. What a
-restart is to a worker, a server that does not answer for some seconds, is tested by freezing it.
+restart is to a worker, a server that does not answer, or refuses, for some seconds, is tested by
+freezing it and by shutting the way to it.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ import hashlib
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -43,10 +47,10 @@ def job(tmp_path, data, segflow):
     source = f"file://{tmp_path}/em"
     segflow("read-tif", "-f", tmp_path / "em.tif", "write-precomputed", "-v", source, *voxel)
 
-    def make(name, count, address, out=None):
+    def make(name, count, address, out=None, task=TASK):
         out = out or f"file://{tmp_path}/{name}"
         queue = open_queue(address, create=True)
-        boxes = list(blocks(Box((0, 0, 0), image.shape), TASK))[:count]
+        boxes = list(blocks(Box((0, 0, 0), image.shape), task))[:count]
         queue.send(message(box, 0) for box in boxes)
         segflow(
             "create-info", "-v", out, "--volume-size", *image.shape, "--block-size", 8, 64, 64, "--data-type",
@@ -261,3 +265,64 @@ def test_slow_storage_keeps_its_task(tmp_path, bucket, server, segflow, data):
     assert (worker.returncode, "ran out" in said) == (0, False), said
     assert queue.counts() == Counts(0, 0, 0)
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["0-4_0-64_0-64.h5"]
+
+
+class Door:
+    """The way to a server; while it is shut, nobody gets through, as while the server restarts."""
+
+    def __init__(self, server):
+        self.there = ("127.0.0.1", int(server.rpartition(":")[2]))
+        self.here = ("127.0.0.1", 0)
+        self.open()
+
+    def open(self):
+        self.door = socket.create_server(self.here)
+        self.here, self.passing = self.door.getsockname(), []
+        threading.Thread(target=self._let_in, args=(self.door,), daemon=True).start()
+
+    def shut(self):
+        self.door.shutdown(socket.SHUT_RDWR)
+        self.door.close()
+        for end in self.passing:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def _let_in(self, door):
+        with suppress(OSError):
+            while True:
+                ends = door.accept()[0], socket.create_connection(self.there)
+                self.passing += ends
+                for a, b in (ends, ends[::-1]):
+                    threading.Thread(target=self._carry, args=(a, b), daemon=True).start()
+
+    def _carry(self, a, b):
+        with suppress(OSError):
+            while data := a.recv(65536):
+                b.sendall(data)
+        for end in (a, b):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+
+def test_servers_that_restart_fail_no_task(job, tmp_path, bucket, server, start, monkeypatch):
+    """Storage and queue refuse for seconds: tasks are not counted as failed, and all are done at last."""
+    door = Door(server)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{door.here[1]}")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    queue, line = job("out", 24, "sqs://tasks", f"{bucket}/out", (8, 64, 64))
+    (tmp_path / "slow.py").write_text("import time\n\ndef execute():\n    time.sleep(0.2)\n")
+    at = line.index("connected-components")
+    line[line.index("40")] = "20"
+    line[line.index(str(LEASE))] = "600"  # what nobody tells the queue comes too late
+    worker = start([*line[:at], "plugin", "-f", str(tmp_path / "slow.py"), *line[at:]])
+    ends = time.monotonic() + 30
+    while queue.counts().waiting > 18:
+        assert time.monotonic() < ends
+        time.sleep(0.05)
+    door.shut()
+    time.sleep(3)
+    door.open()
+    code, said = worker.wait(60), (tmp_path / "worker0.log").read_text()
+    assert (code, queue.counts()) == (0, Counts(0, 0, 0)), said
+    assert "asking again" in said
+    assert not verify(open_volume(f"{bucket}/out")).counts

@@ -329,7 +329,7 @@ class Chain:
                     state.lease.note(error)
                 raise
             state.error = error
-            self.run.failed += state.lease is None or state.lease.counts_as_failed()
+            self.run.failed += state.lease is None or state.lease.counts_as_failed(error)
             self._tell(state, error)
             _forget_frames(error)
         finally:
@@ -346,7 +346,9 @@ class Chain:
             return
         from segflow.cli.report import explain
 
-        log.error("%s", explain(error, self.run.debug))
+        again = state.lease is not None and state.lease.keeper.waits_for(error)
+        told = explain(error, self.run.debug)
+        log.log(logging.WARNING if again else logging.ERROR, "%s", f"{told}; asking again" if again else told)
 
 
 def _names(step: Step) -> dict[str, Any]:

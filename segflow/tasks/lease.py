@@ -15,6 +15,8 @@ from segflow.tasks.queues.base import poll_max
 
 log = logging.getLogger("segflow")
 
+# boto3's errors of a server that cannot be reached
+AWAY = ("EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "ConnectionClosedError")
 FIRST_WAIT = 0.5  # seconds between two looks into an empty queue; they grow to poll_max()
 
 
@@ -46,8 +48,10 @@ class Held:
         """Say that a state of the task is done or skipped."""
         self._acknowledged += 1
 
-    def counts_as_failed(self) -> bool:
+    def counts_as_failed(self, error: BaseException) -> bool:
         """Whether this is the first time that the task failed here; it may be tried again."""
+        if self.keeper.waits_for(error):
+            return False
         first = self.label not in self.keeper.failed
         self.keeper.failed.add(self.label)
         return first
@@ -63,9 +67,8 @@ class Held:
         Raises:
             SegflowError: so many tasks failed in the same way that the worker shall stop.
         """
-        failed = self.error is not None
-        if failed:
-            self._end(True)
+        if self.error is not None:
+            self._end(None if self.keeper.waits_for(self.error) else True)
         elif self._ended and self._acknowledged >= self._ended:
             self._end(False)
         else:
@@ -74,7 +77,9 @@ class Held:
 
     def give_back(self) -> None:
         """End the lease of a task that is not finished, so that another worker takes it."""
-        if self.error is not None or (self._ended and self._acknowledged >= self._ended):
+        if self.error is not None and self.keeper.waits_for(self.error):
+            self._end(None)
+        elif self.error is not None or (self._ended and self._acknowledged >= self._ended):
             self._end(self.error is not None)
         elif self._ended:  # came to the end without being acknowledged
             self.open = False
@@ -106,8 +111,11 @@ class Held:
                 elif self.leased.release(None if failed is None else text_of(self.error)):
                     count = self.keeper.queue.failures
                     log.error("task %s failed %d time%s and is dead", self.label, count, "s" * (count != 1))
-            except QueueError as error:
+            except LeaseLost as error:
                 log.warning("%s; the task will be done again", error)
+            except QueueError as error:
+                log.warning("%s; telling it again later", error)
+                self.keeper.unsaid.append((self, failed and None))
 
 
 class Keeper:
@@ -129,8 +137,10 @@ class Keeper:
     ) -> None:  # fmt: skip
         self.queue, self.seconds, self.stop, self.row = queue, seconds, stop, row
         self.most, self.longest, self.hung = most, longest, hung
+        self._retries = self._away = 0  # so often a server may be, and was, away one after the other
         self._moved = 0.0  # when a task began or ended, by time.monotonic()
         self.failed: set[str] = set()  # the tasks that failed here
+        self.unsaid: list[tuple[Held, bool | None]] = []  # ends that the queue could not be told
         self._held: list[Held] = []
         self._trouble: QueueError | None = None  # what the queue said to the last look
         self._lock = threading.Lock()
@@ -149,7 +159,11 @@ class Keeper:
         count = tries = 0
         longest = poll_max()
         wait = min(FIRST_WAIT, longest)
+        self._retries = retries
         while (most is None or count < most) and self._has_room():
+            if self._away and self.stop.wait(min(FIRST_WAIT * 2 ** min(self._away, 10), longest)):
+                return
+            self._say_again()
             held = self._take()
             if held is not None:
                 count, tries, wait = count + 1, 0, min(FIRST_WAIT, longest)
@@ -166,6 +180,10 @@ class Keeper:
             if self.stop.wait(wait):
                 return
             wait = min(2 * wait, longest)
+
+    def waits_for(self, error: BaseException) -> bool:
+        """Whether a task did not fail, but its storage is away: it is done again after a wait."""
+        return self._away < self._retries and is_away(error)
 
     def same(self, error: BaseException) -> bool:
         """Whether the failure that was told before was just like that."""
@@ -185,6 +203,10 @@ class Keeper:
             if held in self._held:
                 self._held.remove(held)
             self._room.notify_all()
+        if held.error is not None and self.waits_for(held.error):
+            self._away += 1
+            return
+        self._away = 0
         if held.error is None:
             self._kind, self._told, self._equal = "", "", set()
             return
@@ -205,6 +227,14 @@ class Keeper:
             held, self._held = self._held, []
         for one in held:
             one.give_back()
+        self._say_again()
+
+    def _say_again(self) -> None:
+        """Tell the queue the ends of tasks that it could not be told."""
+        unsaid, self.unsaid = self.unsaid, []
+        for held, failed in unsaid:
+            held.open = True
+            held._end(failed)
 
     def _has_room(self) -> bool:
         """Wait until another task may be held; tell whether the run goes on."""
@@ -254,6 +284,19 @@ class Keeper:
         if self.hung is not None:
             self.close()
             self.hung()
+
+
+def is_away(error: BaseException | None) -> bool:
+    """Whether a server could not be reached: it restarts, say.
+
+    >>> is_away(ConnectionRefusedError()), is_away(ValueError())
+    (True, False)
+    """
+    while error is not None:
+        if isinstance(error, ConnectionError) or type(error).__name__ in AWAY or "CURL error" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def text_of(error: BaseException | None) -> str:
