@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -161,6 +162,11 @@ def evaluate_segmentation(
     """
     if groundtruth is None and state is not None:
         groundtruth = state.get("groundtruth")
+    if groundtruth is not None and groundtruth.voxel_offset != segmentation.voxel_offset:
+        logging.getLogger("segflow").warning(
+            "the segmentation lies at %s and the ground truth at %s; they are compared voxel by voxel as if "
+            "both began at one place", segmentation.bbox, groundtruth.bbox,
+        )  # fmt: skip
     chosen = chosen_rules(rules, border, keep_zero, zero_as_singletons)
     runs = run_lengths(skeletons, skeleton_unit, merge_nodes)
     if thresholds is not None and groundtruth is not None:

@@ -231,6 +231,13 @@ def test_the_four_lines_and_the_rest(tmp_path, segflow, files, gala):
     assert json.loads((tmp_path / "scores.json").read_text()) == scores
 
 
+def test_labels_at_other_places_are_told(segflow, files):
+    line = ["evaluate-segmentation", "-s", "seg", "-g", "gt"]
+    assert "warning" not in segflow(*files, *line).err
+    said = segflow(*files, "--voxel-offset", 0, 0, 8, *line).err  # of the ground truth
+    assert "ground truth at 0-50_0-100_8-208; they are compared voxel by voxel" in said
+
+
 def test_each_option_changes_the_answer(gala):
     seg, truth = np.where(gala[0] % 7, gala[0], 0), gala[1]
 
