@@ -148,12 +148,12 @@ def test_a_task_that_hangs_fails_and_the_others_are_done(process, tasks, tmp_pat
     (tmp_path / "hang.py").write_text(
         "import time\n\ndef execute(bbox):\n    time.sleep(100 * str(bbox).startswith('4-8_'))\n"
     )
-    fetch = ["fetch-task", "-q", queue.address, "-r", 0, "--tries", 2, "--max-time", 1]
+    fetch = ["fetch-task", "-q", queue.address, "-r", 0, "--tries", 2, "--max-time", 2]
     step = ["plugin", "-f", tmp_path / "hang.py", "delete-task-in-queue"]
     said = process("worker", "--health", health, "--", *fetch, *step, code=1)
     assert "restart 2 of 10" in said.err
     assert [(d.message["bbox"], d.error) for d in queue.dead()] == [
-        ("4-8_0-8_0-8", "plugin: not done after 1 s, so it hangs, or needs more --max-time")
+        ("4-8_0-8_0-8", "plugin: not done after 2 s, so it hangs, or needs more --max-time")
     ]
     assert queue.counts() == Counts(0, 0, 1)
     told = json.loads(health.read_text())

@@ -1,7 +1,7 @@
 """Grey levels of images: what a network was trained on, whether another image fits, and a map to them.
 
 An image is described by up to 32 of its sections: of each, PARTS quantiles of its grey levels in [0, 1]
-(at (i + 0.5) / PARTS), without voxels of value 0, which are black borders and masks. The distance of two
+(at (i + 0.5) / PARTS), without black voxels, which are borders and masks. The distance of two
 sections is the mean difference of their quantiles, which is the Wasserstein-1 distance of their
 histograms (Villani, Optimal Transport, 2009; in one dimension the area between the quantile functions).
 An image is as far from a training as half of its sections are from the nearest section there: sections of
@@ -30,7 +30,7 @@ PARTS = 17  # quantiles of a section
 SECTIONS = 32  # at most so many sections are looked at
 WINDOW = 512  # of each a window of this side
 STEP = 4  # of which each fourth row and column counts for the histogram
-FULL = 64  # at least so many voxels must not be 0
+FULL = 64  # at least so many voxels must not be black
 LIMIT = 0.06  # a larger distance is told; of 34 of AC4's sections one is further from all others
 FEW = 256**2  # sections of fewer voxels may show one soma or vessel: of AC4, 3 to 10 % are further away
 FEW_LIMIT = 0.09  # and this limit is theirs; half as bright is 0.1 to 0.2 there
@@ -46,6 +46,11 @@ def unit(array: NDArray[Any]) -> NDArray[np.float32]:
     """Give grey levels as the network gets them: float32, integers divided by their dtype's maximum."""
     scale = np.iinfo(array.dtype).max if array.dtype.kind in "iu" else 1
     return array.astype(np.float32) / np.float32(scale)
+
+
+def _known(array: NDArray[Any]) -> NDArray[np.bool_]:
+    """Tell what is not black: not 0, and in integers not 1, which normalize-contrast makes of it."""
+    return (array != 0) & (array != 1 if array.dtype.kind in "iu" else np.isfinite(array))
 
 
 def windows(shape: Sequence[int], count: int = SECTIONS) -> list[Box]:
@@ -65,7 +70,7 @@ def windows(shape: Sequence[int], count: int = SECTIONS) -> list[Box]:
 
 
 def describe(read: Read, boxes: Sequence[Box]) -> Levels | None:
-    """Describe an image by the windows that ``read`` gives; None where all of it is 0.
+    """Describe an image by the windows that ``read`` gives; None where all of it is black.
 
     Returns:
         ``sections``: a list of PARTS quantiles in [0, 1] for each window that holds something;
@@ -74,9 +79,10 @@ def describe(read: Read, boxes: Sequence[Box]) -> Levels | None:
     at = (np.arange(PARTS) + 0.5) / PARTS
     sections, skews = [], []
     for box in boxes:
-        plane = unit(np.squeeze(read(box).reshape(-1, *box.shape)[:1], axis=(0, 1)))
+        raw = np.squeeze(read(box).reshape(-1, *box.shape)[:1], axis=(0, 1))
+        plane = np.where(_known(raw), unit(raw), 0)
         values = plane[::STEP, ::STEP] if plane.size > FULL * STEP**2 else plane
-        values = values[(values != 0) & np.isfinite(values)]
+        values = values[values != 0]
         if len(values) < FULL:
             continue
         sections.append([round(float(q), 4) for q in np.quantile(values, at)])
@@ -91,12 +97,12 @@ def of_array(array: NDArray[Any]) -> Levels | None:
     """Describe an array (zyx, or the first channel of czyx); ``few``: its sections show less than FEW."""
     volume = array if array.ndim == 3 else array[0]
     found = describe(lambda box: volume[box.slices()], windows(volume.shape))
-    few = np.count_nonzero(volume) < FEW * len(volume)
+    few = np.count_nonzero(_known(volume)) < FEW * len(volume)
     return {**found, "few": True} if found and few else found
 
 
 def detail_skew(plane: NDArray[np.float32]) -> float:
-    """Give the skewness of a section (yx) less the mean around each voxel; zeros do not count.
+    """Give the skewness of a section (yx) less the mean around each voxel; black does not count.
 
     >>> dark_lines = np.ones((64, 64), np.float32); dark_lines[::16] = 0.5
     >>> detail_skew(dark_lines) < -1 and detail_skew(1.6 - dark_lines) > 1
@@ -170,8 +176,8 @@ def warn(image: Levels | None, training: Levels | None) -> str | None:
         (a, b), (c, d) = ((t[0], t[-1]) for t in (typical(image), typical(training)))
         said = (
             f"the grey levels of the image do not fit: 3 to 97 % of it lie in {a:.2f} to {b:.2f}, and of the "
-            f"network's training in {c:.2f} to {d:.2f} (distance {off:.2f}, limit {limit(image):g}); expect "
-            "a poor answer, or give --adapt"
+            f"network's training in {c:.2f} to {d:.2f} (distance {off:.2f}, limit {limit(image):g}); the "
+            "answer may be poor: compare with --adapt"
         )
     if said:
         log.warning("%s", said)
