@@ -68,15 +68,6 @@ def tasks_of(level: int, *, volume: str | None, use_https: bool = False, **sizes
     return _tasks(bounds, **sizes)
 
 
-def _fill(address: str, tasks: Tasks, mip: int | None) -> None:
-    """Put the tasks into a queue, as they are made; ``mip`` None leaves it to the workers' --mip."""
-    from segflow.tasks.queues import message, open_queue
-
-    queue = open_queue(address, create=True)
-    count = queue.send(message(box, mip) for _, box in tasks)
-    log.info("put %d task%s into %s", count, "s" * (count != 1), queue.address)
-
-
 @operator(
     "Tasks",
     kind="expand",
@@ -145,8 +136,10 @@ def generate_tasks(
     if file_path:
         state.run.wrote(write_boxes(file_path, (box for _, box in tasks), len(tasks)))
     if queue_name is not None:
+        from segflow.tasks.queues import fill
+
         known = volume is not None or mip is not None or level > 0
-        _fill(queue_name, tasks, level if known else None)
+        fill(queue_name, (box for _, box in tasks), level if known else None)
     if file_path or queue_name is not None:
         return
     for index, box in tasks:

@@ -147,7 +147,7 @@ def setup_env(
     tasks go on along the chain.
     """
     options = dict(locals())
-    from segflow.tasks.queues import message, open_queue
+    from segflow.tasks.queues import fill
 
     log = logging.getLogger("segflow")
     level = state.mip if mip is None else mip
@@ -159,9 +159,7 @@ def setup_env(
     _write_infos(setup, layer_path, overwrite_info, state)
     line = _line(setup, options)
     if queue_name is not None:
-        queue = open_queue(queue_name, create=True)
-        count = queue.send(message(box, level) for _, box in setup.tasks)
-        log.info("%d %s put into %s", count, "task" if count == 1 else "tasks", queue.address)
+        fill(queue_name, (box for _, box in setup.tasks), level)
     log.info("%s:", MODELS)
     click.echo(line)
     if queue_name is None:

@@ -279,9 +279,14 @@ def test_generated_tasks_hold_their_mip_and_nothing_flows_on(address, segflow, t
     segflow("--dry-run", *line)
     with pytest.raises(QueueError):
         open_queue(address)
-    segflow(*line, "create-chunk", "write-h5", "-f", f"{out}/")
+    first = segflow(*line, "create-chunk", "write-h5", "-f", f"{out}/")
     assert not out.exists()
+    assert "put 2 tasks into" in first.err
+    assert "held" not in first.err
+    assert "held 2 tasks before" in segflow(*line).err
     queue = open_queue(address)
+    for _ in range(2):
+        queue.lease(60).done()
     assert sorted([queue.lease(60).message["bbox"] for _ in range(2)]) == ["0-4_0-8_0-8", "4-8_0-8_0-8"]
     assert queue.lease(60) is None
 

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
 from segflow.tasks.queues.base import Counts, Dead, Leased, Queue
 from segflow.tasks.queues.messages import Message, box_of, message
 
-__all__ = ["Counts", "Dead", "Leased", "Message", "Queue", "box_of", "check_address", "message", "open_queue"]
+if TYPE_CHECKING:
+    from segflow.geometry import Box
+
+__all__ = [
+    "Counts", "Dead", "Leased", "Message", "Queue", "box_of", "check_address", "fill", "message",
+    "open_queue",
+]  # fmt: skip
+
+log = logging.getLogger("segflow")
 
 
 def open_queue(address: str, *, create: bool = False, failures: int = 3) -> Queue:
@@ -28,6 +40,25 @@ def open_queue(address: str, *, create: bool = False, failures: int = 3) -> Queu
     from segflow.tasks.queues.sqs import SqsQueue
 
     return SqsQueue(place, create=create, failures=failures)
+
+
+def fill(address: str, boxes: Iterable[Box], mip: int | None) -> None:
+    """Put tasks into a queue as they are made, and say how many; warn of those that it held before.
+
+    Args:
+        address: of the queue, which is made if it is not there.
+        boxes: zyx voxels.
+        mip: theirs; None leaves it to the workers' --mip.
+    """
+    queue = open_queue(address, create=True)
+    held = queue.counts()
+    count = queue.send(message(box, mip) for box in boxes)
+    log.info("put %d task%s into %s", count, "s" * (count != 1), queue.address)
+    if before := held.waiting + held.running:
+        log.warning(
+            "%s held %d task%s before; if those are the same, they are done twice (segflow queue %s --purge "
+            "empties it)", queue.address, before, "s" * (before != 1), address,
+        )  # fmt: skip
 
 
 def check_address(address: str) -> tuple[str, str]:
