@@ -165,7 +165,7 @@ def test_interrupt_in_the_middle_leaves_nothing(tmp_path):
     slow = tmp_path / "slow.py"
     slow.write_text(
         "import time, sys\n\n\ndef execute(chunk):\n"
-        "    print('here', flush=True)\n    time.sleep(60)\n    return chunk\n"
+        "    print('here', flush=True)\n    for _ in range(600):\n        time.sleep(0.1)\n    return chunk\n"
     )
     words = ["create-chunk", "-s", "4", "8", "8", "plugin", "-f", slow, "-i", "chunk", "-o", "chunk"]
     words += ["write-npy", "-f", tmp_path / "x.npy"]

@@ -398,7 +398,10 @@ def test_ends_at_once_when_asked_before_the_hold(tmp_path):
 
 def test_ctrl_c_in_the_middle_of_the_work_is_an_interruption(tmp_path):
     slow = tmp_path / "slow.py"
-    slow.write_text("import time\n\n\ndef execute(chunk):\n    time.sleep(60)\n    return chunk\n")
+    # Python loses a signal that comes as a sleep begins, until that sleep ends: so they are short
+    slow.write_text(
+        "import time\n\n\ndef execute(chunk):\n    for _ in range(600):\n        time.sleep(0.1)\n"
+    )
     line = (*CREATE, "neuroglancer", "plugin", "-f", slow, "-i", "chunk", "-o", "chunk")
     with running(*line) as (process, first):
         assert first.startswith("http")

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from segflow.compiled import keep_memory
 from segflow.training.sources import Volume, inside
 from segflow.training.targets import head_layout, make_targets
 
@@ -153,8 +154,9 @@ def layout_of(config: Config) -> list[tuple[str, int]]:
 
 
 def _begin_worker(_number: int) -> None:
-    """Keep a worker to one core."""
+    """Keep a worker to one core, and its memory."""
     torch.set_num_threads(1)
+    keep_memory()
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from segflow.compiled import keep_memory
 from segflow.errors import ModelError, SegflowError, UsageError
 from segflow.training.schema import Config
 
@@ -60,6 +61,8 @@ def make_fabric(config: Config) -> Fabric:
     if cuda:
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")
+    else:
+        keep_memory()
     return Fabric(
         accelerator="cuda" if cuda else "cpu", devices=devices, num_nodes=nodes,
         strategy="ddp" if devices * nodes > 1 else "auto", precision=precision_of(config, cuda),

@@ -48,7 +48,7 @@ class Stop:
     def watch(self) -> None:
         """Take the signals, where this is the main thread."""
         if threading.current_thread() is threading.main_thread() and not self._before:
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
                 self._before[number] = signal.signal(number, self._take)
 
     def _take(self, number: int, frame: FrameType | None) -> None:
@@ -56,13 +56,7 @@ class Stop:
             raise KeyboardInterrupt
         self.asked = True
         if not self.holding:
-            again = threading.Timer(GRACE, self._insist, (number,))
-            again.daemon = True
-            again.start()
-
-    def _insist(self, number: int) -> None:
-        if not self.holding:
-            os.kill(os.getpid(), number)
+            signal.setitimer(signal.ITIMER_REAL, GRACE)
 
     def wait(self) -> None:
         """Return when a signal has come; then the signals are as they were before."""
@@ -70,6 +64,7 @@ class Stop:
         self.watch()
         while not self.asked:
             time.sleep(0.1)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
