@@ -183,6 +183,21 @@ def test_interrupt_in_the_middle_leaves_nothing(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["slow.py"]
 
 
+def test_sigterm_after_the_end_changes_nothing(tmp_path):
+    late = tmp_path / "late.py"
+    late.write_text(
+        "import os, sys, time\n\n\nclass Late:\n"
+        "    def __del__(self, os=os, time=time):\n        os.write(1, b'leaving\\n')\n        time.sleep(0.5)\n\n\n"
+        "def execute(chunk):\n    sys.modules['__main__'].late = Late()\n"
+    )
+    words = ["create-chunk", "-s", "4", "8", "8", "plugin", "-f", late, "-i", "chunk"]
+    with subprocess.Popen([sys.executable, "-m", "segflow", *map(str, words)], stdout=subprocess.PIPE) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == b"leaving\n"
+        run.terminate()
+        assert run.wait(20) == 0
+
+
 def test_uint16_is_undecided(segflow, place):
     np.save("sixteen.npy", np.arange(512, dtype=np.uint16).reshape(8, 8, 8))
     result = segflow("--quiet", "read-npy", "-f", "sixteen.npy", "save", "-v", "file://vol", code=2)

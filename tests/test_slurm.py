@@ -391,7 +391,7 @@ def test_what_depends_runs_after_success_only(cluster, segflow, look, data):
 @pytest.fixture
 def block_job(segflow) -> list[str]:
     """Write real affinities and the answer, in the volume ``seg``; give the options of the job."""
-    write_h5("affs.h5", crop(gala(), (12, 32, 40), (10, 20, 30)))
+    write_h5("affs.h5", crop(gala(), (12, 64, 80), (10, 20, 30)))
     line = ["--affs", "affs.h5", "--block-size", "6", "32", "20", "--threshold", "0.5"]
     segflow("segment-volume", *line, "--out", "seg", "--processes", 1)
     return line

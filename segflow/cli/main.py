@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import signal
@@ -281,8 +282,6 @@ def _fail(text: str, code: int) -> NoReturn:
 
 def _leave() -> NoReturn:
     """End a worker at once and well: threads that still read or compute could crash an orderly end."""
-    import atexit
-
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -309,6 +308,7 @@ def _traceback(*error: Any) -> None:
 def main(args: list[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0, 1 for a failed run, 2 for usage, 130 when interrupted."""
     signal.signal(signal.SIGTERM, _terminated)
+    atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)  # too late to change how it ended
     debug = "--debug" in (sys.argv if args is None else args)
     try:
         group.main(args, prog_name="segflow", standalone_mode=False)
