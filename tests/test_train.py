@@ -24,6 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from segflow.chunk import Chunk
 from segflow.errors import Interrupted, ModelError, UsageError, VolumeError
 from segflow.training import checkpoint as files
 from segflow.training import config as configuration
@@ -34,6 +35,7 @@ from segflow.training.plan import report
 from segflow.training.schedules import Plateau, learning_rate
 from segflow.training.schema import Config, Solver
 from segflow.training.sources import Source, find_volumes, load_volumes
+from segflow.volumes.hdf5 import write_h5
 
 DATA = Path(__file__).parent / "data"
 
@@ -417,6 +419,17 @@ def test_what_lies_beyond_a_volume_is_numpys_padding(mode: Any, pads: Any) -> No
     size = [n + a + b for n, (a, b) in zip(array.shape, pads)]
     read = source.read([-a for a, _ in pads], size, mode)
     np.testing.assert_array_equal(read, np.pad(array, pads, mode=mode))
+
+
+def test_labels_stored_at_another_place_are_told(
+    config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    find_volumes(config)
+    assert "of one place" not in caplog.text
+    write_h5(tmp_path / "moved.h5", Chunk(tifffile.imread(config.data.labels[0]), (2, 8, 8), None))
+    config.data.labels = [str(tmp_path / "moved.h5")]
+    assert find_volumes(config)[0].labels.box.start == (2, 8, 8)
+    assert "moved.h5 at 2-22_8-72_8-72; as their shapes agree they are taken to be of one place" in caplog.text
 
 
 def test_formats_datasets_boxes_and_masks(config: Config, crop: tuple[str, str], tmp_path: Path) -> None:

@@ -215,6 +215,11 @@ def _open(config: Config, image: str, label: str, mask: str, box: str) -> Volume
                 f"{image} has the shape {_size(want.shape)} and {path} {_size(have.shape)}; "
                 "image, labels and mask must have one shape"
             )
+        if have.start != want.start:
+            log.warning(
+                "%s lies at %s and %s at %s; as their shapes agree they are taken to be of one place",
+                image, want, path, have,
+            )  # fmt: skip
         other.box = found.box.shift([h - w for h, w in zip(have.start, want.start)])
         others.append(other)
     labels, known = others
