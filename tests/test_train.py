@@ -429,7 +429,7 @@ def test_labels_stored_at_another_place_are_told(
     write_h5(tmp_path / "moved.h5", Chunk(tifffile.imread(config.data.labels[0]), (2, 8, 8), None))
     config.data.labels = [str(tmp_path / "moved.h5")]
     assert find_volumes(config)[0].labels.box.start == (2, 8, 8)
-    assert "moved.h5 at 2-22_8-72_8-72; as their shapes agree they are taken to be of one place" in caplog.text
+    assert "moved.h5 at 2-22_8-72_8-72; as their shapes agree they are taken" in caplog.text
 
 
 def test_formats_datasets_boxes_and_masks(config: Config, crop: tuple[str, str], tmp_path: Path) -> None:
