@@ -146,13 +146,14 @@ class _Axes:
                 noted.append((x, y))
 
     def legend(self) -> None:
-        """Name the lines, in the corner where the fewest points lie."""
+        """Name the lines, at the corner or side where the fewest points lie."""
         names = [(i, line.name) for i, line in enumerate(self.panel.lines) if line.name]
         if not names:
             return
         width = max(self.font.getlength(name) for _, name in names) / SCALE + 34
         height = 17 * len(names) + 6
-        across, down = (self.x1 - width - 4, self.x0 + 6), (self.y1 + 4, self.y0 - height - 4)
+        across = self.x1 - width - 4, self.x0 + 6
+        down = self.y1 + 4, self.y0 - height - 4, (self.y0 + self.y1 - height) / 2
         spots = [(x, y) for y in down for x in across]
         left, top = min(spots, key=lambda s: self.covered(s[0], s[1], width, height))
         box = [v * SCALE for v in (left, top, left + width, top + height)]
