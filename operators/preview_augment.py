@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from segflow.cli.files import before_the_run
-from segflow.cli.operator import job, option, triple
+from segflow.cli.operator import OVERRIDES, job, option, triple
 from segflow.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @option("--seed", type=click.IntRange(0), default=None, show_default="system.seed",
         help="Of the first row of each kind.")  # fmt: skip
 @option("--tile", type=click.IntRange(32, 2048), default=256, help="Longer side of a section, pixels.")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...", type=click.UNPROCESSED)
+@click.argument("overrides", nargs=-1, metavar=OVERRIDES, type=click.UNPROCESSED)
 def preview_augment(
     output: str,
     config_base: str | None = None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from segflow.cli.files import before_the_run
-from segflow.cli.operator import job, option
+from segflow.cli.operator import OVERRIDES, job, option
 from segflow.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @option("--print-config", is_flag=True, help="Write all keys as commented YAML and exit.")
 @option("--dry-run", is_flag=True, help="Show the configuration, the data found and the memory needed.")
 @option("--local-rank", "--local-world-size", "_launcher", type=int, default=None, hidden=True)
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...", type=click.UNPROCESSED)
+@click.argument("overrides", nargs=-1, metavar=OVERRIDES, type=click.UNPROCESSED)
 def train(
     config_base: str | None = None,
     config_file: str | None = None,
@@ -77,9 +77,8 @@ def train(
     from segflow.training.sources import find_volumes
 
     with before_the_run():
-        for validation in (False, True):
-            find_volumes(config, validation)
-    fit(config, checkpoint=checkpoint, resume=resume, fine_tune=fine_tune)
+        volumes = find_volumes(config), find_volumes(config, validation=True)
+    fit(config, volumes, checkpoint=checkpoint, resume=resume, fine_tune=fine_tune)
 
 
 def planned(config: Config, inference: bool, checkpoint: str | None) -> str:

@@ -641,9 +641,12 @@ def yaml(config: Config, tmp_path: Path) -> Path:
 def test_command_trains_and_inference_runs_the_model(
     segflow: Callable[..., Any], yaml: Path, config: Config, crop: tuple[str, str], tmp_path: Path
 ) -> None:
+    moved = tmp_path / "moved.h5"
+    write_h5(moved, Chunk(tifffile.imread(crop[1]), (2, 8, 8), None))
     result = segflow("train", "--config-base", yaml, "--config-file", yaml, "solver.iterations=1",
-                     "system.precision", "bf16")  # fmt: skip
+                     "system.precision", "bf16", f"data.labels=[{moved}]")  # fmt: skip
     assert "waiting for data" in result.err
+    assert result.err.count("taken to be of one place") == 1  # the volumes are looked at once
     model = Path(config.output_path) / "model.pt"
     segflow("read-tif", "-f", crop[0], "inference", "-f", "pytorch", "--convnet-model", model, "--patch-size",
             8, 32, 32, "--patch-overlap", 2, 8, 8, "--mask-output-chunk", "write-h5", "-f", tmp_path / "a.h5")  # fmt: skip

@@ -67,21 +67,15 @@ class Held:
         Raises:
             SegflowError: so many tasks failed in the same way that the worker shall stop.
         """
-        if self.error is not None:
-            self._end(None if self.keeper.waits_for(self.error) else True)
-        elif self._ended and self._acknowledged >= self._ended:
-            self._end(False)
-        else:
+        if not self._concluded():
             self.open = False
         self.keeper.ended(self)
 
     def give_back(self) -> None:
         """End the lease of a task that is not finished, so that another worker takes it."""
-        if self.error is not None and self.keeper.waits_for(self.error):
-            self._end(None)
-        elif self.error is not None or (self._ended and self._acknowledged >= self._ended):
-            self._end(self.error is not None)
-        elif self._ended:  # came to the end without being acknowledged
+        if self._concluded():
+            return
+        if self._ended:  # came to the end without being acknowledged
             self.open = False
         else:
             self._end(None)
@@ -98,6 +92,16 @@ class Held:
                 log.warning("%s; what this one does is not counted", error)
             except QueueError as error:
                 log.warning("%s (task %s is kept for now)", error, self.label)
+
+    def _concluded(self) -> bool:
+        """Tell the queue how the task ended, where that is known; give whether it is."""
+        if self.error is not None:
+            self._end(None if self.keeper.waits_for(self.error) else True)
+        elif self._ended and self._acknowledged >= self._ended:
+            self._end(False)
+        else:
+            return False
+        return True
 
     def _end(self, failed: bool | None) -> None:
         """Tell the queue: failed, done (False) or given back (None)."""

@@ -134,7 +134,7 @@ def accepted(
         return False, foreground
     poor = foreground < data.reject_foreground
     if not poor and data.reject_objects > 0:
-        found = np.unique((labels * mask)[:, ::2, ::2])
+        found = np.unique(labels[:, ::2, ::2] * mask[:, ::2, ::2])
         poor = len(found[found > 0]) < data.reject_objects
     return not (poor and rng.random() < data.reject_p), foreground
 

@@ -26,6 +26,7 @@ from segflow.training.validation import Cut, shared
 
 if TYPE_CHECKING:
     from segflow.training.schema import Config
+    from segflow.training.sources import Volume
 
 log = logging.getLogger("segflow")
 
@@ -33,12 +34,14 @@ AGREE_EVERY = 10  # iterations after which GPUs agree on signals and NaN: it mak
 
 
 def fit(
-    config: Config, *, checkpoint: str | None = None, resume: bool = False, fine_tune: bool = False
-) -> Path:
+    config: Config, volumes: tuple[list[Volume], list[Volume]] | None = None, *,
+    checkpoint: str | None = None, resume: bool = False, fine_tune: bool = False,
+) -> Path:  # fmt: skip
     """Train a network and write checkpoints and ``model.pt`` into ``config.output_path``.
 
     Args:
         config: all keys.
+        volumes: what ``find_volumes`` gave, to train on and for validation; default: it is asked.
         checkpoint: weights to begin with. If the file holds optimiser and iteration, and neither
             ``fine_tune`` nor ``solver.restart`` is set, the training goes on there.
         resume: go on from the newest checkpoint in the output folder, if there is one.
@@ -54,7 +57,7 @@ def fit(
         Interrupted: a signal came; a checkpoint was written.
     """
     fabric = make_fabric(config)
-    volumes = find_volumes(config), find_volumes(config, validation=True)
+    volumes = volumes or (find_volumes(config), find_volumes(config, validation=True))
     fabric.launch()
     run = Loop(fabric, config, *volumes)
     run.begin(checkpoint, resume, fine_tune)
